@@ -1,0 +1,100 @@
+//! Every bound in one place. Full means back-pressure, never growth.
+
+use crate::time::Duration;
+
+/// Unit of range locks and the smallest NBD block, in bytes (PROTOCOL 2.6).
+pub const BLOCK_BYTES: u64 = 512;
+/// Preferred I/O size told to clients and the alignment of payloads, in bytes.
+pub const PAGE_BYTES: usize = 4096;
+/// Unit of the dirty-region bitmap, in bytes.
+pub const REGION_BYTES: u64 = 1 << 20;
+/// Largest NBD payload, in bytes (NBD proto: "Block size constraints").
+pub const REQUEST_BYTES_MAX: u32 = 32 << 20;
+/// Requests of one client that are taken before their replies, at most.
+pub const CLIENT_REQUESTS_MAX: usize = 256;
+/// Payload bytes of one client's requests in flight, at most (one largest request always fits).
+pub const CLIENT_BYTES_MAX: u64 = 64 << 20;
+/// Payload bytes of requests in flight of all clients of one volume, at most.
+pub const VOLUME_BYTES_MAX: u64 = 256 << 20;
+/// NBD connections of one node, negotiating and attached, at most.
+pub const CLIENTS_MAX: usize = 1024;
+/// NBD connections of one node that have not reached GO, at most.
+pub const NEGOTIATING_MAX: usize = 256;
+/// Time from accept to GO (NBD.md 1.5: CVE-2024-7409).
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest NBD option data that is read, in bytes; longer is skipped and refused.
+pub const OPTION_BYTES_MAX: u32 = 16 << 10;
+/// Longest NBD string, in bytes (NBD proto: "Strings").
+pub const STRING_BYTES_MAX: usize = 4096;
+/// Largest payload of one frame between nodes, in bytes; a larger write takes several frames.
+pub const FRAME_PAYLOAD_MAX: u32 = 1 << 20;
+/// Largest body of one frame between nodes, in bytes.
+pub const FRAME_BODY_MAX: u32 = 64 << 10;
+/// Volumes of one group, at most.
+pub const VOLUMES_MAX: usize = 64;
+/// Bytes queued on the data link of one volume before hosts' writes are no longer read.
+pub const LINK_BACKLOG_MAX: usize = 48 << 20;
+/// Writes of one node that are ordered or wait to be ordered on one volume, at most.
+pub const WRITES_MAX: usize = 4096;
+/// Bytes taken from one socket in one turn of the loop, at most.
+pub const TURN_BYTES_MAX: usize = 1 << 20;
+/// Ids in one COMMIT frame beside its watermark, at most (PROTOCOL 2.6: bounded per frame).
+pub const COMMIT_MORE_MAX: usize = 1024;
+/// Size of one block of the digest comparison, in bytes (PROTOCOL 2.7).
+pub const DIGEST_BLOCK_BYTES: u64 = 64 << 10;
+/// Largest volume: 1 PiB, in bytes.
+pub const VOLUME_SIZE_MAX: u64 = 1 << 50;
+/// Generations remembered in a record (PROTOCOL 2.2 `hist`).
+pub const ANCESTORS_MAX: usize = 32;
+
+/// The timers of PROTOCOL 4.3.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Timers {
+    /// Time between two messages on the control connection (H).
+    pub grant_interval: Duration,
+    /// How long a grant lasts (L).
+    pub grant_ttl: Duration,
+    /// Silence of the peer after which the session is left (T_sus).
+    pub suspect_after: Duration,
+    /// Age of an un-acknowledged mirrored write after which the session is left (T_io).
+    pub io_timeout: Duration,
+    /// How long requests are held after the session was left (T_hold).
+    pub hold: Duration,
+    /// A host connection that the kernel has not heard of for so long is closed (T_alive).
+    pub alive: Duration,
+}
+
+impl Timers {
+    /// The preset `default` of PROTOCOL 4.3.
+    pub const DEFAULT: Self = Self {
+        grant_interval: Duration::from_millis(50),
+        grant_ttl: Duration::from_millis(400),
+        suspect_after: Duration::from_millis(360),
+        io_timeout: Duration::from_secs(2),
+        hold: Duration::from_secs(5),
+        alive: Duration::from_secs(3),
+    };
+    /// The preset `lan-fast`.
+    pub const LAN_FAST: Self = Self {
+        grant_interval: Duration::from_millis(20),
+        grant_ttl: Duration::from_millis(150),
+        suspect_after: Duration::from_millis(130),
+        ..Self::DEFAULT
+    };
+    /// The preset `metro`.
+    pub const METRO: Self = Self {
+        grant_interval: Duration::from_millis(100),
+        grant_ttl: Duration::from_secs(1),
+        suspect_after: Duration::from_millis(900),
+        hold: Duration::from_secs(7),
+        ..Self::DEFAULT
+    };
+    /// The preset `noisy`.
+    pub const NOISY: Self = Self {
+        grant_interval: Duration::from_millis(200),
+        grant_ttl: Duration::from_secs(2),
+        suspect_after: Duration::from_millis(1800),
+        hold: Duration::from_secs(10),
+        ..Self::DEFAULT
+    };
+}

@@ -1,0 +1,118 @@
+//! The safety rules that can be broken on purpose, to see that a checker notices.
+//!
+//! A core is built with a [`Rules`] value. Without the cargo feature `sabotage`, which no released
+//! binary has, the only value is "all rules hold" and every question folds to a constant.
+
+/// A rule of the protocol with a switch. Ids are PROTOCOL's and `docs/INVARIANTS.md`'s.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Rule {
+    /// W1: the follower never applies its own write before ORDERED.
+    OrderedBeforeApply,
+    /// W2: the orderer keeps the range lock until both copies have the write and it knows.
+    LockUntilCommit,
+    /// W3: a read waits for overlapping uncommitted writes.
+    ReadCommitted,
+    /// W4: no reply before both copies have the write.
+    AckFromBoth,
+    /// W5: a write of several frames is applied as one.
+    WholeWrite,
+    /// W7: all submitted I/O of a session has completed before the next one begins.
+    QuietBeforeNext,
+    /// G1: a message of an earlier session or connection is dead.
+    SessionCheckedAtApply,
+    /// G2a: a follower sends its own read writes before it acknowledges an overlapping one.
+    WriteRequestBeforeAck,
+    /// 2.5.3: a read is answered only if the gate has not changed since it was admitted.
+    GateAtReply,
+    /// 2.7: FLUSH covers both nodes.
+    FlushBoth,
+    /// 2.7: FUA is durable on both nodes before the reply.
+    FuaBoth,
+    /// F5: the Target record is durable before the first overwritten byte.
+    TargetRecordFirst,
+    /// F6: the source flushes before it sends the first block.
+    SourceFlushFirst,
+    /// F7: the target flushes before it says that it is done.
+    TargetFlushLast,
+    /// F8: the source's Active record is durable before AA_GO.
+    ActiveBeforeGo,
+    /// 2.2: a replaced or rolled-back data file is noticed by its stamp.
+    StampChecked,
+    /// 2.8.1: a round smaller than the one the peer saw is a rollback.
+    RoundChecked,
+    /// F0: continuity is durable and never recomputed away.
+    ContinuityKept,
+    /// Nothing-to-compare needs both records clean in the same session.
+    CleanMeansBoth,
+    /// A Target is never the source of a join.
+    TargetNeverSource,
+    /// W8: a failed write is never acknowledged.
+    FailedWriteNeverAcked,
+    /// A copied block counts only when its digest was compared after both sides were quiet.
+    CompareEverything,
+    /// Own writes that the peer may have are dropped by the target of a join, unanswered.
+    TargetDropsOwn,
+}
+
+impl Rule {
+    /// Every rule, for tests that break one after the other.
+    pub const ALL: [Self; 23] = [
+        Self::OrderedBeforeApply,
+        Self::LockUntilCommit,
+        Self::ReadCommitted,
+        Self::AckFromBoth,
+        Self::WholeWrite,
+        Self::QuietBeforeNext,
+        Self::SessionCheckedAtApply,
+        Self::WriteRequestBeforeAck,
+        Self::GateAtReply,
+        Self::FlushBoth,
+        Self::FuaBoth,
+        Self::TargetRecordFirst,
+        Self::SourceFlushFirst,
+        Self::TargetFlushLast,
+        Self::ActiveBeforeGo,
+        Self::StampChecked,
+        Self::RoundChecked,
+        Self::ContinuityKept,
+        Self::CleanMeansBoth,
+        Self::TargetNeverSource,
+        Self::FailedWriteNeverAcked,
+        Self::CompareEverything,
+        Self::TargetDropsOwn,
+    ];
+}
+
+/// Which rules hold.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Rules {
+    #[cfg(feature = "sabotage")]
+    broken: Option<Rule>,
+}
+
+impl Rules {
+    /// All of them: the only value that a released binary can make.
+    pub const ALL_HOLD: Self = Self {
+        #[cfg(feature = "sabotage")]
+        broken: None,
+    };
+
+    /// All but one.
+    #[cfg(feature = "sabotage")]
+    pub const fn breaking(rule: Rule) -> Self {
+        Self { broken: Some(rule) }
+    }
+
+    /// Whether `rule` holds.
+    #[cfg(feature = "sabotage")]
+    pub fn hold(self, rule: Rule) -> bool {
+        self.broken != Some(rule)
+    }
+
+    /// Whether `rule` holds: always.
+    #[cfg(not(feature = "sabotage"))]
+    #[inline(always)]
+    pub const fn hold(self, _rule: Rule) -> bool {
+        true
+    }
+}

@@ -1,0 +1,2 @@
+//! The `stretch` program.
+fn main() {}
