@@ -1,1 +1,18 @@
-//! Placeholder.
+//! Decides who serves, and what people and scripts talk to.
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod config;
+pub mod pki;
+pub mod polarization;
+pub mod record;
+pub mod status;
+pub mod wire;
+
+/// Thin shells: threads, sockets, files.
+pub mod io {
+    pub mod admin_server;
+    pub mod demo;
+    pub mod metrics;
+    pub mod record_writer;
+}
