@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Simulation, checkers and faults for tests of the whole system.
+
+pub mod checkers;
