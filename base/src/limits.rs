@@ -14,6 +14,11 @@ pub const REQUEST_BYTES_MAX: u32 = 32 << 20;
 pub const CLIENT_REQUESTS_MAX: usize = 256;
 /// Payload bytes of one client's requests in flight, at most (one largest request always fits).
 pub const CLIENT_BYTES_MAX: u64 = 64 << 20;
+/// Reply bytes of one client that the kernel has not taken, above which its requests wait.
+pub const CLIENT_BACKLOG_MAX: usize = 4 << 20;
+/// Longest payload of a refused NBD write that is read and dropped to stay in step with the
+/// client, in bytes; above it the connection ends.
+pub const SKIPPED_BYTES_MAX: u32 = 2 * REQUEST_BYTES_MAX;
 /// Payload bytes of requests in flight of all clients of one volume, at most.
 pub const VOLUME_BYTES_MAX: u64 = 256 << 20;
 /// NBD connections of one node, negotiating and attached, at most.

@@ -1,0 +1,474 @@
+//! One attached NBD connection: requests in, replies out (NBD proto: "Transmission"; NBD.md 1.3).
+//!
+//! Owns: the client's requests in flight.   In: bytes, completions, the state of the socket.
+//! Out: checked requests, bytes of replies, and that the connection is over.
+//! Invariants: a request is answered exactly once or its connection ends; a tag is used again only
+//! after its completion came; nothing is allocated by a length that was not checked; the bytes of
+//! requests and unsent replies of one client are bounded.
+//! Faults assumed: the client may send anything, stop reading or vanish at any byte.
+//! Not here: the socket (`base::io::socket`), who serves and when (datapath), ghost writes: the
+//! shell checks the socket before a write gets its place (PROTOCOL 2.6 G2), except after a
+//! goodbye ([`Client::has_said_goodbye`]).
+//!
+//! Replies of a turn are collected: small ones share one piece of output, the data of a read is
+//! passed on as it came.
+
+mod check;
+mod replies;
+mod requests;
+
+use std::collections::VecDeque;
+
+use base::limits::{CLIENT_BACKLOG_MAX, CLIENT_BYTES_MAX, REQUEST_BYTES_MAX, SKIPPED_BYTES_MAX};
+use base::payload::PayloadBuf;
+use base::request::{Completion, Content, Operation, RequestError, Write};
+use base::time::Instant;
+use bytes::{Buf, Bytes, BytesMut};
+
+use self::check::Checked;
+use self::replies::Replies;
+use self::requests::{Entry, Requests};
+use crate::exports::Terms;
+use crate::proto::errno::Failure;
+use crate::proto::request::{Command, REQUEST_BYTES, Request};
+
+const _: () = assert!(
+    REQUEST_BYTES_MAX as u64 + CLIENT_BACKLOG_MAX as u64 <= CLIENT_BYTES_MAX,
+    "one largest request always fits"
+);
+
+/// Why a connection is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum End {
+    /// The client said goodbye and everything it had asked for was done.
+    #[error("the client disconnected")]
+    Disconnected,
+    /// This node is stopping and everything that was under way is answered.
+    #[error("this node is shutting down")]
+    ShuttingDown,
+    /// The client closed the connection without a goodbye.
+    #[error("the client closed the connection without a disconnect request")]
+    PeerClosed,
+    /// The connection broke.
+    #[error("the connection broke")]
+    ConnectionLost,
+    /// A request without its magic number: the two sides have lost each other.
+    #[error("a request begins with {0:#010x} instead of its magic number")]
+    BadMagic(u32),
+    /// A payload that nobody in his right mind would send.
+    #[error("a write of {0} bytes is more than is read even to refuse it")]
+    AbsurdLength(u32),
+}
+
+impl End {
+    /// Whether the socket is to be closed in an orderly way (TLS close_notify), or just dropped.
+    pub const fn is_orderly(self) -> bool {
+        match self {
+            Self::Disconnected | Self::ShuttingDown => true,
+            Self::PeerClosed | Self::ConnectionLost | Self::BadMagic(_) | Self::AbsurdLength(_) => {
+                false
+            }
+        }
+    }
+}
+
+/// Where the connection is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// Requests are taken.
+    Open,
+    /// The node stops: requests are answered with ESHUTDOWN until those under way are done.
+    Stopping,
+    /// The client said goodbye: nothing is read any more, what is under way is done.
+    Leaving,
+    /// Over; nothing goes in or out any more.
+    Over(End),
+}
+
+/// What the next byte is.
+#[derive(Debug)]
+enum Input {
+    /// Of a request's header, of which so many bytes are here. A whole one waits for room.
+    Header(usize),
+    /// Of the payload of a write that will be asked for.
+    Payload { payload: PayloadBuf, request: Request, write: Write, begun: Instant },
+    /// Of the payload of a write that is refused.
+    Skip { missing: u32, cookie: u64, command: Command, failure: Failure },
+}
+
+/// A request that the volume works on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct InFlight {
+    /// What was asked.
+    pub command: Command,
+    /// When it was read.
+    pub begun: Instant,
+}
+
+/// One attached connection.
+#[derive(Debug)]
+pub struct Client {
+    terms: Terms,
+    phase: Phase,
+    header: [u8; REQUEST_BYTES],
+    input: Input,
+    /// Bytes behind a request that has no room yet.
+    held: BytesMut,
+    requests: Requests,
+    ready: VecDeque<(u32, Operation)>,
+    replies: Replies,
+    /// Reply bytes that the socket holds, as the shell said last.
+    backlog: usize,
+}
+
+impl Client {
+    /// A client that was attached on these terms.
+    pub fn new(terms: Terms) -> Self {
+        let replies = Replies::new(terms.structured);
+        Self {
+            terms,
+            phase: Phase::Open,
+            header: [0; REQUEST_BYTES],
+            input: Input::Header(0),
+            held: BytesMut::new(),
+            requests: Requests::default(),
+            ready: VecDeque::new(),
+            replies,
+            backlog: 0,
+        }
+    }
+
+    /// What the client was promised.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// Bytes came. All are taken; while [`Self::wants_input`] says no they are kept, so a shell
+    /// that asks before it receives bounds them by what it receives at a time.
+    pub fn handle_bytes(&mut self, now: Instant, bytes: &[u8]) {
+        if self.held.is_empty() {
+            let used = self.take_all(now, bytes);
+            if self.reads_on() {
+                self.held.extend_from_slice(&bytes[used..]);
+            }
+        } else {
+            self.held.extend_from_slice(bytes);
+            self.resume(now);
+        }
+        self.check_invariants();
+    }
+
+    /// The volume has finished a request that [`Self::poll_request`] handed out.
+    pub fn handle_completion(&mut self, now: Instant, tag: u32, completion: Completion) {
+        let entry = self.requests.finish(tag);
+        if !matches!(self.phase, Phase::Over(_)) {
+            self.reply(entry, completion);
+            self.resume(now);
+        }
+        self.check_invariants();
+    }
+
+    /// `bytes` of the replies are queued in the socket and not taken by the kernel. To be told
+    /// after each attempt to send.
+    pub fn handle_backlog(&mut self, now: Instant, bytes: usize) {
+        self.backlog = bytes;
+        self.resume(now);
+        self.check_invariants();
+    }
+
+    /// The client will send no more. Without a goodbye everything that the volume was not yet
+    /// asked for is dropped: a host that lost its connection may already try elsewhere.
+    pub fn handle_peer_closed(&mut self) {
+        match self.phase {
+            Phase::Open | Phase::Stopping => self.hang_up(End::PeerClosed),
+            Phase::Leaving | Phase::Over(_) => {}
+        }
+        self.check_invariants();
+    }
+
+    /// The connection broke. After a goodbye, what was asked for is done all the same.
+    pub fn handle_connection_lost(&mut self) {
+        match self.phase {
+            Phase::Open | Phase::Stopping => self.hang_up(End::ConnectionLost),
+            Phase::Leaving => self.replies.mute(),
+            Phase::Over(_) => {}
+        }
+        self.check_invariants();
+    }
+
+    /// This node stops: nothing new is begun, everything else is refused, and when what is under
+    /// way is answered the connection ends.
+    pub fn handle_shutdown(&mut self, now: Instant) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Stopping;
+            while let Some((tag, _)) = self.ready.pop_front() {
+                let entry = self.requests.withdraw(tag);
+                self.fail(entry.command, entry.cookie, RequestError::ShuttingDown.into());
+            }
+            self.resume(now);
+        }
+        self.check_invariants();
+    }
+
+    /// The next request for the volume, and the tag by which its completion is known.
+    pub fn poll_request(&mut self) -> Option<(u32, Operation)> {
+        let (tag, operation) = self.ready.pop_front()?;
+        self.requests.hand_out(tag);
+        Some((tag, operation))
+    }
+
+    /// The next piece of output.
+    pub fn poll_output(&mut self) -> Option<Bytes> {
+        self.replies.poll()
+    }
+
+    /// Whether bytes of the client should be received now. Asked again after every event.
+    pub fn wants_input(&self) -> bool {
+        if !self.reads_on() {
+            return false;
+        }
+        match self.input {
+            Input::Payload { .. } | Input::Skip { .. } => true,
+            Input::Header(REQUEST_BYTES) => false,
+            Input::Header(_) => self.requests.has_room() && !self.is_backlogged(),
+        }
+    }
+
+    /// The connection is over and may be closed: at once, or because nothing is left to do or to
+    /// send.
+    pub fn ended(&self) -> Option<End> {
+        let idle = self.requests.is_empty() && self.replies.is_empty();
+        match self.phase {
+            Phase::Over(end) => Some(end),
+            Phase::Leaving => idle.then_some(End::Disconnected),
+            Phase::Stopping => idle.then_some(End::ShuttingDown),
+            Phase::Open => None,
+        }
+    }
+
+    /// Whether the client has announced that it will close the connection; its requests are to be
+    /// done even if it has closed it already.
+    pub fn has_said_goodbye(&self) -> bool {
+        self.phase == Phase::Leaving
+    }
+
+    /// The request of this tag, while it is in flight.
+    pub fn in_flight(&self, tag: u32) -> Option<InFlight> {
+        self.requests.find(tag).map(|e| InFlight { command: e.command, begun: e.begun })
+    }
+
+    /// Requests that have no reply yet.
+    pub fn requests_in_flight(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Payload bytes of those requests.
+    pub fn bytes_in_flight(&self) -> u64 {
+        self.requests.bytes()
+    }
+
+    fn reads_on(&self) -> bool {
+        match self.phase {
+            Phase::Open | Phase::Stopping => true,
+            Phase::Leaving | Phase::Over(_) => false,
+        }
+    }
+
+    fn unsent_bytes(&self) -> usize {
+        self.replies.bytes() + self.backlog
+    }
+
+    fn is_backlogged(&self) -> bool {
+        self.unsent_bytes() >= CLIENT_BACKLOG_MAX
+    }
+
+    /// Goes on with what waited for room.
+    fn resume(&mut self, now: Instant) {
+        let mut held = std::mem::take(&mut self.held);
+        let used = self.take_all(now, &held);
+        held.advance(used);
+        if self.reads_on() && !held.is_empty() {
+            self.held = held;
+        }
+    }
+
+    /// Takes of `bytes` what can be taken now, and returns how much that was.
+    fn take_all(&mut self, now: Instant, bytes: &[u8]) -> usize {
+        let mut used = 0;
+        while self.reads_on() {
+            let (count, done) = self.take(now, &bytes[used..]);
+            used += count;
+            if !done {
+                break;
+            }
+        }
+        used
+    }
+
+    /// One step of reading: how many bytes it took, and whether another one may follow.
+    fn take(&mut self, now: Instant, bytes: &[u8]) -> (usize, bool) {
+        match &mut self.input {
+            Input::Header(filled) => {
+                let count = bytes.len().min(REQUEST_BYTES - *filled);
+                self.header[*filled..*filled + count].copy_from_slice(&bytes[..count]);
+                *filled += count;
+                let whole = *filled == REQUEST_BYTES;
+                (count, whole && self.handle_header(now))
+            }
+            Input::Payload { payload, .. } => {
+                let count = payload.fill_from(bytes);
+                let whole = payload.missing() == 0;
+                if whole {
+                    self.finish_payload();
+                }
+                (count, whole)
+            }
+            Input::Skip { missing, cookie, command, failure } => {
+                let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX).min(*missing);
+                *missing -= count;
+                let whole = *missing == 0;
+                if whole {
+                    let (cookie, command, failure) = (*cookie, *command, *failure);
+                    self.input = Input::Header(0);
+                    self.fail(command, cookie, failure);
+                }
+                (count as usize, whole)
+            }
+        }
+    }
+
+    /// A request's header is whole. `false`: there is no room for it now.
+    fn handle_header(&mut self, now: Instant) -> bool {
+        let request = match Request::parse(&self.header) {
+            Ok(request) => request,
+            Err(magic) => {
+                self.hang_up(End::BadMagic(magic));
+                return true;
+            }
+        };
+        if request.command == Command::Disconnect {
+            self.phase = Phase::Leaving;
+            return true;
+        }
+        if self.is_backlogged() {
+            return false;
+        }
+        let checked = match self.phase {
+            Phase::Stopping => Err(RequestError::ShuttingDown.into()),
+            _ => check::check(&request, &self.terms).map_err(Failure::Refused),
+        };
+        match checked {
+            Err(failure) => self.refuse(&request, failure),
+            Ok(Checked::Nothing) => {
+                self.input = Input::Header(0);
+                self.replies.put_done(request.cookie, request.command);
+            }
+            Ok(Checked::Ask(operation)) => return self.ask(now, &request, operation),
+            Ok(Checked::Receive(write)) => return self.receive(now, request, write),
+        }
+        true
+    }
+
+    fn refuse(&mut self, request: &Request, failure: Failure) {
+        let missing = request.payload_bytes();
+        if missing > SKIPPED_BYTES_MAX {
+            self.hang_up(End::AbsurdLength(missing));
+        } else if missing > 0 {
+            let Request { cookie, command, .. } = *request;
+            self.input = Input::Skip { missing, cookie, command, failure };
+        } else {
+            self.input = Input::Header(0);
+            self.fail(request.command, request.cookie, failure);
+        }
+    }
+
+    fn ask(&mut self, now: Instant, request: &Request, operation: Operation) -> bool {
+        let charge = match operation {
+            Operation::Read { range } => range.length(),
+            Operation::Write(_) | Operation::Flush | Operation::Cache { .. } => 0,
+        };
+        if !self.has_room(charge) {
+            return false;
+        }
+        self.input = Input::Header(0);
+        let tag = self.requests.begin(Entry::new(request, charge, now));
+        self.ready.push_back((tag, operation));
+        true
+    }
+
+    fn receive(&mut self, now: Instant, request: Request, write: Write) -> bool {
+        if !self.has_room(write.range.length()) {
+            return false;
+        }
+        // The check has bounded the length by the largest payload.
+        let payload = PayloadBuf::with_length(request.length as usize);
+        self.input = Input::Payload { payload, request, write, begun: now };
+        true
+    }
+
+    fn finish_payload(&mut self) {
+        let Input::Payload { payload, request, mut write, begun } =
+            std::mem::replace(&mut self.input, Input::Header(0))
+        else {
+            unreachable!("called while a payload is read");
+        };
+        if self.phase == Phase::Stopping {
+            let failure = RequestError::ShuttingDown.into();
+            return self.fail(request.command, request.cookie, failure);
+        }
+        write.content = Content::Data(payload.freeze());
+        let tag = self.requests.begin(Entry::new(&request, write.range.length(), begun));
+        self.ready.push_back((tag, Operation::Write(write)));
+    }
+
+    fn has_room(&self, charge: u64) -> bool {
+        let used = self.requests.bytes() + self.unsent_bytes() as u64;
+        self.requests.has_room() && used + charge <= CLIENT_BYTES_MAX
+    }
+
+    fn reply(&mut self, entry: Entry, completion: Completion) {
+        match completion {
+            Completion::Failed(error) => self.fail(entry.command, entry.cookie, error.into()),
+            Completion::Data(data) => {
+                assert_eq!(entry.command, Command::Read, "only a read has data");
+                assert_eq!(data.len() as u64, entry.charge, "a read returns what was asked for");
+                self.replies.put_data(entry.cookie, entry.offset, data);
+            }
+            Completion::Done => {
+                assert_ne!(entry.command, Command::Read, "a read returns data");
+                self.replies.put_done(entry.cookie, entry.command);
+            }
+        }
+    }
+
+    fn fail(&mut self, command: Command, cookie: u64, failure: Failure) {
+        tracing::debug!(export = %self.terms.export.name, command = command.name(), %failure,
+            "request refused");
+        self.replies.put_error(cookie, failure);
+    }
+
+    /// Ends the connection at once. The volume finishes what it was asked for; the rest is dropped.
+    fn hang_up(&mut self, end: End) {
+        self.phase = Phase::Over(end);
+        self.input = Input::Header(0);
+        self.held = BytesMut::new();
+        self.replies.mute();
+        while let Some((tag, _)) = self.ready.pop_front() {
+            self.requests.withdraw(tag);
+        }
+    }
+
+    fn check_invariants(&self) {
+        assert!(self.ready.len() <= self.requests.len(), "what waits is in flight");
+        if !self.reads_on() {
+            assert!(self.held.is_empty(), "nothing is kept of what will not be read");
+        }
+        if !self.held.is_empty() {
+            assert!(matches!(self.input, Input::Header(REQUEST_BYTES)), "bytes wait for a reason");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
