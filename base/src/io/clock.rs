@@ -15,3 +15,9 @@ pub fn now() -> Instant {
     let nanos = u64::try_from(t.tv_nsec).unwrap_or(0);
     Instant::from_nanos(seconds * 1_000_000_000 + nanos)
 }
+
+/// The wall clock in seconds of UNIX time. For certificates and for people: nothing that is safe
+/// or timed may rest on it.
+pub fn unix_seconds() -> i64 {
+    clock_gettime(ClockId::Realtime).tv_sec
+}

@@ -1,0 +1,543 @@
+//! The same table for every engine and place, against a plain array of bytes.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use base::limits::{BLOCK_BYTES, DIGEST_BLOCK_BYTES};
+use base::range::ByteRange;
+use bytes::Bytes;
+use proptest::prelude::*;
+use rustix::event::epoll;
+
+use super::backing::{Backing, BackingError, DEVICE_TAIL_BYTES, Direct};
+use super::engine::{Engine, EngineKind};
+use crate::storage::{IoCompletion, IoDone, IoFault, IoId, IoOperation};
+
+const SIZE: u64 = 1 << 20;
+
+/// Where a volume lies and how I/O on it is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Setup {
+    place: &'static str,
+    direct: Direct,
+    kind: EngineKind,
+}
+
+fn setups() -> Vec<Setup> {
+    let disk: &str = Box::leak(std::env::temp_dir().to_string_lossy().into_owned().into());
+    let mut setups = vec![
+        Setup { place: "/dev/shm", direct: Direct::Auto, kind: EngineKind::Inline },
+        Setup { place: "/dev/shm", direct: Direct::Auto, kind: EngineKind::Ring },
+        Setup { place: "/dev/shm", direct: Direct::Auto, kind: EngineKind::Pool },
+    ];
+    for kind in [EngineKind::Ring, EngineKind::Pool] {
+        for direct in [Direct::Auto, Direct::Off] {
+            setups.push(Setup { place: disk, direct, kind });
+        }
+    }
+    setups
+}
+
+/// A volume on an engine, with the folder it lies in.
+struct Bench {
+    engine: Engine,
+    epoll: std::os::fd::OwnedFd,
+    next_id: u64,
+    path: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(setup: Setup, size: u64) -> Self {
+        let dir = tempfile::tempdir_in(setup.place).expect("a folder");
+        let path = dir.path().join("vol.img");
+        File::create(&path).and_then(|file| file.set_len(size)).expect("an image");
+        let backing = Backing::open(&path, size, setup.direct).expect("it opens");
+        Self::on(&backing, setup.kind, dir, path)
+    }
+
+    fn on(backing: &Backing, kind: EngineKind, dir: tempfile::TempDir, path: PathBuf) -> Self {
+        let engine = Engine::start_as(backing, kind).expect("the engine starts");
+        assert_eq!(engine.kind(), kind);
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll");
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&epoll, engine.event_fd(), epoll::EventData::new_u64(1), flags).expect("added");
+        Self { engine, epoll, next_id: 0, path, _dir: dir }
+    }
+
+    fn submit(&mut self, operation: IoOperation) -> IoId {
+        let id = IoId(self.next_id);
+        self.next_id += 1;
+        self.engine.submit(id, operation);
+        id
+    }
+
+    /// Turns the loop as the volume thread does until everything has completed.
+    fn finish(&mut self) -> BTreeMap<IoId, Result<IoDone, IoFault>> {
+        let mut all = Vec::<IoCompletion>::new();
+        loop {
+            self.engine.poll_completions(&mut all);
+            self.engine.flush_submissions();
+            if self.engine.in_flight() == 0 {
+                break;
+            }
+            if !self.engine.has_completions() {
+                let mut events = Vec::with_capacity(4);
+                let limit = rustix::time::Timespec { tv_sec: 20, tv_nsec: 0 };
+                let buffer = rustix::buffer::spare_capacity(&mut events);
+                let count = epoll::wait(&self.epoll, buffer, Some(&limit));
+                assert_ne!(count, Ok(0), "a completion is announced");
+            }
+        }
+        let count = all.len();
+        let map: BTreeMap<_, _> = all.into_iter().map(|done| (done.id, done.result)).collect();
+        assert_eq!(map.len(), count, "each operation completes once");
+        map
+    }
+
+    fn one(&mut self, operation: IoOperation) -> Result<IoDone, IoFault> {
+        let id = self.submit(operation);
+        self.finish().remove(&id).expect("it completed")
+    }
+
+    fn read(&mut self, offset: u64, length: u64) -> Result<Bytes, IoFault> {
+        match self.one(IoOperation::Read { range: range(offset, length) })? {
+            IoDone::Data(bytes) => Ok(bytes),
+            IoDone::Done => panic!("a read returns bytes"),
+        }
+    }
+
+    fn write(&mut self, offset: u64, length: u64, byte: u8) -> Result<IoDone, IoFault> {
+        let data = Bytes::from(vec![byte; length as usize]);
+        self.one(IoOperation::Write { range: range(offset, length), data, durable: false })
+    }
+}
+
+fn range(offset: u64, length: u64) -> ByteRange {
+    ByteRange::new(offset, length).expect("in range")
+}
+
+/// One step of a random history.
+#[derive(Clone, Debug)]
+enum Step {
+    Read { block: u64, blocks: u64 },
+    Write { block: u64, blocks: u64, byte: u8, durable: bool, shift: usize },
+    Zero { block: u64, blocks: u64, allocate: bool, durable: bool },
+    Flush,
+    Prefetch { block: u64, blocks: u64 },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let blocks = SIZE / BLOCK_BYTES;
+    let extent = (0..blocks, prop_oneof![1u64..16, 1u64..300])
+        .prop_map(move |(block, count)| (block, count.min(blocks - block)));
+    let step = prop_oneof![
+        4 => extent.clone().prop_map(|(block, blocks)| Step::Read { block, blocks }),
+        6 => (extent.clone(), any::<u8>(), prop::bool::weighted(0.1), 0usize..4).prop_map(
+            |((block, blocks), byte, durable, shift)| Step::Write { block, blocks, byte, durable, shift }
+        ),
+        2 => (extent.clone(), any::<bool>(), prop::bool::weighted(0.2)).prop_map(
+            |((block, blocks), allocate, durable)| Step::Zero { block, blocks, allocate, durable }
+        ),
+        1 => Just(Step::Flush),
+        1 => extent.prop_map(|(block, blocks)| Step::Prefetch { block, blocks }),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+/// A payload that is page-aligned only by chance for a `shift` other than zero.
+fn payload(length: u64, byte: u8, shift: usize) -> Bytes {
+    let bytes: Vec<u8> =
+        (0..length as usize + shift).map(|i| byte.wrapping_add((i % 251) as u8)).collect();
+    Bytes::from(bytes).slice(shift..)
+}
+
+fn operation(step: &Step) -> IoOperation {
+    let at = |block: u64, blocks: u64| range(block * BLOCK_BYTES, blocks * BLOCK_BYTES);
+    match *step {
+        Step::Read { block, blocks } => IoOperation::Read { range: at(block, blocks) },
+        Step::Write { block, blocks, byte, durable, shift } => IoOperation::Write {
+            range: at(block, blocks),
+            data: payload(blocks * BLOCK_BYTES, byte, shift),
+            durable,
+        },
+        Step::Zero { block, blocks, allocate, durable } => {
+            IoOperation::Zero { range: at(block, blocks), allocate, durable }
+        }
+        Step::Flush => IoOperation::Flush,
+        Step::Prefetch { block, blocks } => IoOperation::Prefetch { range: at(block, blocks) },
+    }
+}
+
+/// Runs a history, as many operations at once as do not conflict, and compares every byte.
+fn run_history(setup: Setup, steps: &[Step]) {
+    let mut bench = Bench::new(setup, SIZE);
+    let mut model = vec![0u8; SIZE as usize];
+    let mut batch: Vec<(IoId, IoOperation)> = Vec::new();
+    for step in steps {
+        let next = operation(step);
+        let conflict = batch.iter().any(|(_, other)| other.range().overlaps(next.range()));
+        if conflict {
+            check_batch(&mut bench, &mut batch, &mut model);
+        }
+        let id = bench.submit(next.clone());
+        batch.push((id, next));
+    }
+    check_batch(&mut bench, &mut batch, &mut model);
+    assert_eq!(bench.engine.in_flight(), 0);
+    assert!(fs::read(&bench.path).expect("the image") == model, "{setup:?}: the file differs");
+}
+
+fn check_batch(bench: &mut Bench, batch: &mut Vec<(IoId, IoOperation)>, model: &mut [u8]) {
+    let mut results = bench.finish();
+    for (id, operation) in batch.drain(..) {
+        let range = operation.range();
+        let bytes = range.offset() as usize..range.end() as usize;
+        let result = results.remove(&id).expect("it completed").expect("nothing fails here");
+        match (operation, result) {
+            (IoOperation::Read { .. }, IoDone::Data(data)) => assert!(data == model[bytes]),
+            (IoOperation::Write { data, .. }, IoDone::Done) => model[bytes].copy_from_slice(&data),
+            (IoOperation::Zero { .. }, IoDone::Done) => model[bytes].fill(0),
+            (IoOperation::Flush | IoOperation::Prefetch { .. }, IoDone::Done) => {}
+            (operation, result) => panic!("{operation:?} returned {result:?}"),
+        }
+    }
+    assert!(results.is_empty(), "nothing else completes");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #[test]
+    fn every_engine_is_an_array_of_bytes(steps in steps()) {
+        for setup in setups() {
+            run_history(setup, &steps);
+        }
+    }
+}
+
+#[test]
+fn more_operations_than_slots_all_complete() {
+    for setup in setups() {
+        let mut bench = Bench::new(setup, 4 << 20);
+        for block in 0..1000 {
+            let data = Bytes::from(vec![block as u8; 4096]);
+            let range = range(block * 4096, 4096);
+            bench.submit(IoOperation::Write { range, data, durable: false });
+        }
+        let done = bench.finish();
+        assert_eq!(done.len(), 1000, "{setup:?}");
+        assert!(done.values().all(|result| *result == Ok(IoDone::Done)));
+        for block in 0..1000 {
+            bench.submit(IoOperation::Read { range: range(block * 4096, 4096) });
+        }
+        for (block, (_, result)) in bench.finish().into_iter().enumerate() {
+            assert_eq!(result, Ok(IoDone::Data(Bytes::from(vec![block as u8; 4096]))));
+        }
+    }
+}
+
+#[test]
+fn a_large_zeroing_takes_turns_with_others() {
+    let size = 4 * super::job::ZERO_CALL_BYTES_MAX;
+    for setup in setups() {
+        let mut bench = Bench::new(setup, size);
+        bench.write(size - 4096, 4096, 7).expect("written");
+        let zero =
+            IoOperation::Zero { range: range(4096, size - 4096), allocate: false, durable: true };
+        let zero = bench.submit(zero);
+        let data = Bytes::from(vec![9; 4096]);
+        let write = IoOperation::Write { range: range(0, 4096), data, durable: true };
+        let write = bench.submit(write);
+        if setup.kind == EngineKind::Inline {
+            let mut first = Vec::new();
+            bench.engine.poll_completions(&mut first);
+            assert_eq!(first.iter().map(|done| done.id).collect::<Vec<_>>(), [write]);
+            assert!(bench.engine.has_completions(), "the loop must come back for the zeroing");
+        } else {
+            assert_eq!(bench.finish().len(), 2);
+        }
+        let rest = bench.finish();
+        assert!(setup.kind != EngineKind::Inline || rest.contains_key(&zero));
+        assert!(bench.read(size - 4096, 4096).expect("read").iter().all(|b| *b == 0), "{setup:?}");
+        assert!(bench.read(0, 4096).expect("read").iter().all(|b| *b == 9));
+    }
+}
+
+#[test]
+fn an_operation_outside_the_volume_is_a_defect() {
+    for setup in setups() {
+        let outside =
+            IoOperation::Zero { range: range(SIZE - 512, 1024), allocate: false, durable: false };
+        let caught = std::panic::catch_unwind(|| Bench::new(setup, SIZE).submit(outside));
+        assert!(caught.is_err(), "{setup:?}");
+    }
+}
+
+#[test]
+fn a_file_truncated_under_us_is_noticed_by_a_read() {
+    for setup in setups() {
+        let mut bench = Bench::new(setup, SIZE);
+        bench.write(0, SIZE, 5).expect("written");
+        let file = fs::OpenOptions::new().write(true).open(&bench.path).expect("opened");
+        file.set_len(SIZE / 2).expect("truncated");
+        assert_eq!(bench.read(SIZE / 2, 4096), Err(IoFault::Truncated), "{setup:?}");
+        assert_eq!(bench.read(SIZE / 2 - 4096, 8192), Err(IoFault::Truncated), "{setup:?}");
+        assert_eq!(bench.read(0, 4096), Ok(Bytes::from(vec![5; 4096])));
+    }
+}
+
+#[test]
+fn dropping_an_engine_with_work_under_way_is_harmless() {
+    for setup in setups() {
+        let mut bench = Bench::new(setup, 64 << 20);
+        for block in 0..64 {
+            let data = Bytes::from(vec![1; 1 << 20]);
+            let range = range(block << 20, 1 << 20);
+            bench.submit(IoOperation::Write { range, data, durable: true });
+        }
+        bench.engine.flush_submissions();
+    }
+}
+
+#[test]
+fn a_wrong_or_busy_file_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("vol.img");
+    let open = |size| Backing::open(&path, size, Direct::Auto);
+    assert!(matches!(open(SIZE), Err(BackingError::Open { .. })));
+    File::create(&path).and_then(|file| file.set_len(SIZE)).expect("an image");
+    for wrong in [SIZE - 512, SIZE + 512] {
+        let error = open(wrong).expect_err("wrong size");
+        assert!(matches!(error, BackingError::FileSize { actual: SIZE, .. }));
+        assert!(error.to_string().contains(&wrong.to_string()), "{error}");
+    }
+    let first = open(SIZE).expect("it opens");
+    assert!(matches!(open(SIZE), Err(BackingError::Busy { .. })));
+    let engine = Engine::start_as(&first, EngineKind::Pool).expect("started");
+    drop(first);
+    assert!(matches!(open(SIZE), Err(BackingError::Busy { .. })), "the engine holds the lock");
+    drop(engine);
+    wait_until_free(&path);
+    let error = Backing::open(dir.path(), SIZE, Direct::Auto).expect_err("a folder");
+    assert!(matches!(error, BackingError::Kind { .. }));
+}
+
+/// The threads of a pool end by themselves shortly after their engine.
+fn wait_until_free(path: &Path) {
+    let file = File::open(path).expect("opened");
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).expect("free at last");
+}
+
+#[test]
+fn direct_is_decided_as_asked() {
+    let shm = tempfile::tempdir_in("/dev/shm").expect("a folder");
+    let path = shm.path().join("vol.img");
+    File::create(&path).and_then(|file| file.set_len(SIZE)).expect("an image");
+    assert!(matches!(Backing::open(&path, SIZE, Direct::On), Err(BackingError::NotDirect { .. })));
+    let backing = Backing::open(&path, SIZE, Direct::Auto).expect("it opens");
+    assert!(backing.is_on_tmpfs() && !backing.is_device() && backing.zero_is_fast());
+    assert_eq!(backing.description(), "file on tmpfs, through the page cache (tmpfs is memory)");
+
+    let disk = tempfile::tempdir().expect("a folder");
+    let path = disk.path().join("vol.img");
+    File::create(&path).and_then(|file| file.set_len(SIZE)).expect("an image");
+    let auto = Backing::open(&path, SIZE, Direct::Auto).expect("it opens");
+    let (words, direct) = (auto.description().to_owned(), auto.store.direct);
+    assert_eq!(auto.granule_bytes(), BLOCK_BYTES as u32);
+    drop(auto);
+    let flags = |backing: &Backing| rustix::fs::fcntl_getfl(backing.fd()).expect("flags");
+    match Backing::open(&path, SIZE, Direct::On) {
+        Ok(on) => {
+            assert!(direct && flags(&on).contains(rustix::fs::OFlags::DIRECT), "{words}");
+        }
+        Err(error) => assert!(!direct, "{error} but {words}"),
+    }
+    let off = Backing::open(&path, SIZE, Direct::Off).expect("it opens");
+    assert!(!flags(&off).contains(rustix::fs::OFlags::DIRECT));
+    assert!(off.description().contains("as configured"));
+}
+
+#[test]
+fn extents_tell_whether_there_is_data() {
+    for place in ["/dev/shm".into(), std::env::temp_dir()] {
+        let dir = tempfile::tempdir_in(place).expect("a folder");
+        let path = dir.path().join("vol.img");
+        File::create(&path).and_then(|file| file.set_len(SIZE)).expect("an image");
+        let backing = Backing::open(&path, SIZE, Direct::Off).expect("it opens");
+        assert!(!backing.has_data_extents(), "opening leaves no trace");
+        let mut engine = Engine::start_as(&backing, EngineKind::Pool).expect("started");
+        let data = Bytes::from(vec![1; 512]);
+        let range = range(SIZE - 512, 512);
+        engine.submit(IoId(1), IoOperation::Write { range, data, durable: false });
+        let mut done = Vec::new();
+        while done.is_empty() {
+            engine.poll_completions(&mut done);
+        }
+        assert!(backing.has_data_extents());
+    }
+}
+
+/// Something that only root can make, and that is taken away at the end.
+struct Mount {
+    dir: tempfile::TempDir,
+    undo: Vec<Vec<String>>,
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        for command in self.undo.drain(..).rev() {
+            let _ = Command::new(&command[0]).args(&command[1..]).status();
+        }
+    }
+}
+
+/// Runs a program; `None`, with a line that says so, if it is missing or may not.
+fn run(program: &str, args: &[&str]) -> Option<String> {
+    match Command::new(program).args(args).output() {
+        Ok(output) if output.status.success() => {
+            Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        }
+        Ok(output) => {
+            let why = String::from_utf8_lossy(&output.stderr).into_owned();
+            eprintln!("SKIPPED, {program} failed (root is needed): {}", why.trim());
+            None
+        }
+        Err(error) => {
+            eprintln!("SKIPPED, {program} cannot be started: {error}");
+            None
+        }
+    }
+}
+
+fn small_tmpfs() -> Option<Mount> {
+    let dir = tempfile::tempdir().expect("a folder");
+    let target = dir.path().to_string_lossy().into_owned();
+    run("mount", &["-t", "tmpfs", "-o", "size=8m", "tmpfs", &target])?;
+    Some(Mount { dir, undo: vec![vec!["umount".into(), target]] })
+}
+
+fn small_ext4() -> Option<Mount> {
+    let dir = tempfile::tempdir().expect("a folder");
+    let image = dir.path().join("disk").to_string_lossy().into_owned();
+    File::create(&image).and_then(|file| file.set_len(16 << 20)).expect("an image");
+    run("mkfs.ext4", &["-q", "-O", "^has_journal", &image])?;
+    let target = dir.path().to_string_lossy().into_owned();
+    run("mount", &["-o", "loop", &image, &target])?;
+    Some(Mount { dir, undo: vec![vec!["umount".into(), target]] })
+}
+
+#[test]
+fn a_full_disk_is_told_as_such() {
+    let both = [EngineKind::Ring, EngineKind::Pool];
+    let all = [EngineKind::Inline, EngineKind::Ring, EngineKind::Pool];
+    for (mount, kinds) in [(small_tmpfs(), &all[..]), (small_ext4(), &both[..])] {
+        let Some(mount) = mount else { continue };
+        for kind in kinds {
+            let dir = tempfile::tempdir_in(mount.dir.path()).expect("a folder");
+            let path = dir.path().join("vol.img");
+            let size = 64 << 20;
+            File::create(&path).and_then(|file| file.set_len(size)).expect("an image");
+            let backing = Backing::open(&path, size, Direct::Auto).expect("it opens");
+            let mut bench = Bench::on(&backing, *kind, dir, path);
+            drop(backing);
+            let mut results = (0..64).map(|n| bench.write(n << 20, 1 << 20, 1));
+            let full = results.find(|result| result.is_err());
+            assert_eq!(full, Some(Err(IoFault::NoSpace)), "{kind:?}");
+            let allocate = IoOperation::Zero {
+                range: range(32 << 20, 32 << 20),
+                allocate: true,
+                durable: false,
+            };
+            assert_eq!(bench.one(allocate), Err(IoFault::NoSpace), "{kind:?}");
+            let free =
+                IoOperation::Zero { range: range(0, 1 << 20), allocate: false, durable: true };
+            assert_eq!(bench.one(free), Ok(IoDone::Done), "{kind:?}: a full disk can be trimmed");
+            assert_eq!(
+                bench.write(0, 512 << 10, 2),
+                Ok(IoDone::Done),
+                "{kind:?}: and then written"
+            );
+            wait_idle(&bench);
+        }
+    }
+}
+
+/// Lets the last file description go before the file system is unmounted.
+fn wait_idle(bench: &Bench) {
+    assert_eq!(bench.engine.in_flight(), 0);
+}
+
+/// A loop device of `bytes` bytes.
+fn loop_device(bytes: u64) -> Option<(Mount, PathBuf)> {
+    let dir = tempfile::tempdir().expect("a folder");
+    let image = dir.path().join("disk").to_string_lossy().into_owned();
+    File::create(&image).and_then(|file| file.set_len(bytes)).expect("an image");
+    let device = run("losetup", &["--find", "--show", &image])?;
+    let undo = vec![vec!["losetup".to_owned(), "--detach".to_owned(), device.clone()]];
+    Some((Mount { dir, undo }, PathBuf::from(device)))
+}
+
+#[test]
+fn a_block_device_has_its_stamp_behind_the_volume() {
+    let size = 8 << 20;
+    let Some((_mount, device)) = loop_device(size + DEVICE_TAIL_BYTES) else { return };
+    let too_large = Backing::open(&device, size + 512, Direct::Auto).expect_err("too large");
+    assert!(matches!(too_large, BackingError::DeviceSize { .. }), "{too_large}");
+    for kind in [EngineKind::Ring, EngineKind::Pool] {
+        let backing = Backing::open(&device, size, Direct::Auto).expect("it opens");
+        assert!(backing.is_device() && !backing.is_on_tmpfs(), "devtmpfs is no tmpfs");
+        let again = Backing::open(&device, size, Direct::Auto).expect_err("in use");
+        assert!(matches!(again, BackingError::Busy { .. }), "{again}");
+        backing.write_tail(b"a stamp").expect("written");
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut bench = Bench::on(&backing, kind, dir, device.clone());
+        bench.write(0, size, 3).expect("written");
+        let hole = range(DIGEST_BLOCK_BYTES, 2 * DIGEST_BLOCK_BYTES);
+        for allocate in [false, true] {
+            let zero = IoOperation::Zero { range: hole, allocate, durable: true };
+            assert_eq!(bench.one(zero), Ok(IoDone::Done), "{kind:?}");
+            assert!(
+                bench.read(hole.offset(), hole.length()).expect("read").iter().all(|b| *b == 0)
+            );
+        }
+        assert!(bench.read(0, 4096).expect("read").iter().all(|b| *b == 3));
+        assert_eq!(bench.one(IoOperation::Flush), Ok(IoDone::Done));
+        let tail = backing.read_tail().expect("read");
+        assert!(tail.starts_with(b"a stamp\0") && tail[7..].iter().all(|b| *b == 0));
+        drop(backing);
+        drop(bench);
+        wait_until_free(&device);
+    }
+}
+
+#[test]
+fn an_engine_is_chosen_for_the_place() {
+    for (place, kinds) in [
+        ("/dev/shm".into(), &[EngineKind::Inline][..]),
+        (std::env::temp_dir(), &[EngineKind::Inline, EngineKind::Ring, EngineKind::Pool][..]),
+    ] {
+        let dir = tempfile::tempdir_in(place).expect("a folder");
+        let path = dir.path().join("vol.img");
+        File::create(&path).and_then(|file| file.set_len(SIZE)).expect("an image");
+        let backing = Backing::open(&path, SIZE, Direct::Auto).expect("it opens");
+        let engine = Engine::start(&backing).expect("started");
+        assert!(kinds.contains(&engine.kind()));
+        assert_eq!(engine.kind() == EngineKind::Inline, backing.is_on_tmpfs());
+        let wait = Duration::ZERO;
+        let idle = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll");
+        epoll::add(
+            &idle,
+            engine.event_fd(),
+            epoll::EventData::new_u64(0),
+            epoll::EventFlags::IN | epoll::EventFlags::ET,
+        )
+        .expect("added");
+        let mut events = Vec::with_capacity(1);
+        let limit = rustix::time::Timespec::try_from(wait).expect("short");
+        let buffer = rustix::buffer::spare_capacity(&mut events);
+        assert_eq!(epoll::wait(&idle, buffer, Some(&limit)), Ok(0), "nothing wakes an idle loop");
+    }
+}

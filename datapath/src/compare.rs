@@ -1,0 +1,231 @@
+//! Makes the two copies of one volume equal while nobody is served: digests first, so that only
+//! what differs is sent (PROTOCOL 2.8.2, with everything to compare).
+//!
+//! Owns: which pieces are under way. In: the peer's sync messages, completions. Out: actions.
+//! Invariants: the source says that it is done only when it compared every byte and the target
+//! acknowledged every block that was sent.
+//! Not here: flushes and records around it (F5 to F8: the group), choosing the source.
+
+use std::collections::BTreeMap;
+
+use base::limits::{BLOCK_BYTES, DIGEST_BLOCK_BYTES};
+use base::range::ByteRange;
+use base::rules::{Rule, Rules};
+use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+use crate::outbox::{IoUse, Outbox};
+use crate::port::{Progress, Scope, SyncRole};
+use crate::storage::IoOperation;
+use crate::wire::DataMessage;
+
+/// Bytes compared with one request; a whole number of digest blocks.
+pub(crate) const PIECE_BYTES: u64 = 1 << 20;
+/// Pieces under way at the same time.
+pub(crate) const WINDOW: usize = 8;
+
+const _: () = assert!(PIECE_BYTES.is_multiple_of(DIGEST_BLOCK_BYTES));
+
+/// The peer broke a rule of the comparison; the connection cannot go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum CompareError {
+    /// A message that this role never gets.
+    #[error("a sync message that this node's role does not take")]
+    Role,
+    /// A range outside the volume or longer than a piece.
+    #[error("a sync range outside the volume")]
+    Range,
+    /// An answer to something that was not asked.
+    #[error("an answer for piece {0}, which is not under way")]
+    Piece(u64),
+    /// Not one digest per block.
+    #[error("{found} digests where {expected} were due")]
+    Digests {
+        /// Blocks in the piece.
+        expected: usize,
+        /// Digests in the message.
+        found: usize,
+    },
+}
+
+#[derive(Debug)]
+struct Piece {
+    range: ByteRange,
+    data: Option<Bytes>,
+    digests: Option<Vec<u128>>,
+    acks_missing: usize,
+    sent: bool,
+}
+
+/// One comparison at one node.
+#[derive(Debug)]
+pub(crate) struct Compare {
+    role: SyncRole,
+    seed: u64,
+    size: u64,
+    rules: Rules,
+    next_offset: u64,
+    next_id: u64,
+    pieces: BTreeMap<u64, Piece>,
+    progress: Progress,
+    told: bool,
+}
+
+impl Compare {
+    pub(crate) fn new(role: SyncRole, scope: Scope, seed: u64, size: u64, rules: Rules) -> Self {
+        let todo_bytes = if scope == Scope::Everything { size } else { 0 };
+        Self {
+            role,
+            seed,
+            size,
+            rules,
+            next_offset: size - todo_bytes,
+            next_id: 0,
+            pieces: BTreeMap::new(),
+            progress: Progress { done_bytes: 0, todo_bytes, copied_bytes: 0 },
+            told: false,
+        }
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    /// At the source: asks for more; `true` once, when everything is equal.
+    pub(crate) fn advance(&mut self, out: &mut Outbox) -> bool {
+        if self.role == SyncRole::Target || self.told {
+            return false;
+        }
+        while self.pieces.len() < WINDOW && self.next_offset < self.size {
+            let end = self.size.min(self.next_offset + PIECE_BYTES);
+            let range = ByteRange::between(self.next_offset, end);
+            self.next_offset = end;
+            if !self.rules.hold(Rule::CompareEverything) && range.offset() == 0 {
+                continue;
+            }
+            let id = self.next_id;
+            self.next_id += 1;
+            out.send(DataMessage::DigestRequest { id, range });
+            out.submit(IoUse::SourceRead { id }, IoOperation::Read { range });
+            let piece = Piece { range, data: None, digests: None, acks_missing: 0, sent: false };
+            self.pieces.insert(id, piece);
+        }
+        self.told = self.pieces.is_empty();
+        self.told
+    }
+
+    pub(crate) fn handle_message(
+        &mut self,
+        message: DataMessage,
+        out: &mut Outbox,
+    ) -> Result<(), CompareError> {
+        match (self.role, message) {
+            (SyncRole::Target, DataMessage::DigestRequest { id, range }) => {
+                self.check_range(range)?;
+                out.submit(IoUse::TargetRead { id, range }, IoOperation::Read { range });
+                Ok(())
+            }
+            (SyncRole::Target, DataMessage::SyncBlock { id, range, data }) => {
+                self.check_range(range)?;
+                self.progress.copied_bytes += range.length();
+                let operation = match data {
+                    Some(data) => IoOperation::Write { range, data, durable: false },
+                    None => IoOperation::Zero { range, allocate: false, durable: false },
+                };
+                out.submit(IoUse::TargetWrite { id }, operation);
+                Ok(())
+            }
+            (SyncRole::Source, DataMessage::Digests { id, digests }) => {
+                let piece = self.pieces.get_mut(&id).ok_or(CompareError::Piece(id))?;
+                let expected = piece.range.length().div_ceil(DIGEST_BLOCK_BYTES) as usize;
+                if digests.len() != expected || piece.digests.is_some() {
+                    return Err(CompareError::Digests { expected, found: digests.len() });
+                }
+                piece.digests = Some(digests);
+                self.send_differing(id, out);
+                Ok(())
+            }
+            (SyncRole::Source, DataMessage::SyncBlockAck { id }) => {
+                let piece = self.pieces.get_mut(&id).ok_or(CompareError::Piece(id))?;
+                if !piece.sent || piece.acks_missing == 0 {
+                    return Err(CompareError::Piece(id));
+                }
+                piece.acks_missing -= 1;
+                self.finish_piece(id);
+                Ok(())
+            }
+            _ => Err(CompareError::Role),
+        }
+    }
+
+    /// At the source: its half of a piece was read.
+    pub(crate) fn source_read(&mut self, id: u64, data: Bytes, out: &mut Outbox) {
+        self.pieces.get_mut(&id).expect("a piece is kept until it is done").data = Some(data);
+        self.send_differing(id, out);
+    }
+
+    /// At the target: its half of a piece was read.
+    pub(crate) fn target_read(&mut self, id: u64, range: ByteRange, data: &[u8], out: &mut Outbox) {
+        self.progress.done_bytes += range.length();
+        self.progress.todo_bytes = self.progress.todo_bytes.saturating_sub(range.length());
+        let digests = self.digests(data).collect();
+        out.send(DataMessage::Digests { id, digests });
+    }
+
+    /// At the target: a block is written.
+    pub(crate) fn target_wrote(&self, id: u64, out: &mut Outbox) {
+        out.send(DataMessage::SyncBlockAck { id });
+    }
+
+    fn digests<'a>(&self, data: &'a [u8]) -> impl Iterator<Item = u128> + use<'a> {
+        let seed = self.seed;
+        data.chunks(DIGEST_BLOCK_BYTES as usize).map(move |block| xxh3_128_with_seed(block, seed))
+    }
+
+    fn send_differing(&mut self, id: u64, out: &mut Outbox) {
+        let piece = &self.pieces[&id];
+        let (Some(data), Some(theirs)) = (piece.data.clone(), &piece.digests) else {
+            return;
+        };
+        let differing: Vec<usize> = self
+            .digests(&data)
+            .zip(theirs)
+            .enumerate()
+            .filter(|(_, (ours, theirs))| ours != *theirs)
+            .map(|(index, _)| index)
+            .collect();
+        let offset = piece.range.offset();
+        for index in &differing {
+            let start = index * DIGEST_BLOCK_BYTES as usize;
+            let end = data.len().min(start + DIGEST_BLOCK_BYTES as usize);
+            let block = data.slice(start..end);
+            let range = ByteRange::between(offset + start as u64, offset + end as u64);
+            self.progress.copied_bytes += range.length();
+            let data = block.iter().any(|byte| *byte != 0).then_some(block);
+            out.send(DataMessage::SyncBlock { id, range, data });
+        }
+        let piece = self.pieces.get_mut(&id).expect("looked up above");
+        piece.sent = true;
+        piece.acks_missing = differing.len();
+        piece.data = None;
+        self.finish_piece(id);
+    }
+
+    fn finish_piece(&mut self, id: u64) {
+        let piece = &self.pieces[&id];
+        if piece.sent && piece.acks_missing == 0 {
+            let length = piece.range.length();
+            self.pieces.remove(&id);
+            self.progress.done_bytes += length;
+            self.progress.todo_bytes = self.progress.todo_bytes.saturating_sub(length);
+        }
+    }
+
+    fn check_range(&self, range: ByteRange) -> Result<(), CompareError> {
+        let whole = range.offset().is_multiple_of(BLOCK_BYTES)
+            && range.length().is_multiple_of(BLOCK_BYTES);
+        let inside = range.end() <= self.size && range.length() <= PIECE_BYTES;
+        if whole && inside && !range.is_empty() { Ok(()) } else { Err(CompareError::Range) }
+    }
+}

@@ -1,0 +1,96 @@
+//! FLUSH on both nodes (PROTOCOL 2.7): the requests of one turn share one flush; those that come
+//! while it is under way share the next.
+//!
+//! Invariants: P1 a FLUSH is answered when both nodes have made everything acknowledged before it
+//! durable.
+
+use base::request::{Completion, RequestId};
+use base::rules::{Rule, Rules};
+use base::time::Instant;
+
+use crate::outbox::{IoUse, Outbox};
+use crate::storage::IoOperation;
+use crate::wire::DataMessage;
+
+#[derive(Debug)]
+struct Running {
+    id: u64,
+    requests: Vec<RequestId>,
+    here: bool,
+    there: bool,
+    since: Instant,
+}
+
+/// The flushes of one session at one node.
+#[derive(Debug, Default)]
+pub(super) struct Flushes {
+    next_id: u64,
+    running: Option<Running>,
+    waiting: Vec<RequestId>,
+}
+
+impl Flushes {
+    /// A host asks.
+    pub(super) fn add(&mut self, request: RequestId) {
+        self.waiting.push(request);
+    }
+
+    /// Starts the next flush if none is under way.
+    pub(super) fn start(&mut self, now: Instant, rules: Rules, out: &mut Outbox) {
+        if self.running.is_some() || self.waiting.is_empty() {
+            return;
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        out.send(DataMessage::Flush { id });
+        out.submit(IoUse::LocalFlush, IoOperation::Flush);
+        let there = !rules.hold(Rule::FlushBoth);
+        let requests = std::mem::take(&mut self.waiting);
+        self.running = Some(Running { id, requests, here: false, there, since: now });
+    }
+
+    /// This node's half is done.
+    pub(super) fn done_here(&mut self, out: &mut Outbox) {
+        self.running.as_mut().expect("a local flush belongs to a running one").here = true;
+        self.answer(out);
+    }
+
+    /// The peer's half is done; `false` if no such flush is under way.
+    pub(super) fn done_there(&mut self, id: u64, out: &mut Outbox) -> bool {
+        match &mut self.running {
+            Some(running) if running.id == id => running.there = true,
+            _ => return id < self.next_id,
+        }
+        self.answer(out);
+        true
+    }
+
+    /// When the flush under way began.
+    pub(super) fn waiting_since(&self) -> Option<Instant> {
+        self.running.as_ref().map(|running| running.since)
+    }
+
+    /// Whether a host waits.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.is_none() && self.waiting.is_empty()
+    }
+
+    /// Every request that was not answered.
+    pub(super) fn into_requests(self) -> Vec<RequestId> {
+        let mut requests = self.running.map(|running| running.requests).unwrap_or_default();
+        requests.extend(self.waiting);
+        requests
+    }
+
+    pub(super) fn remove_client(&mut self, client: base::ids::ClientId) {
+        self.waiting.retain(|request| request.client != client);
+    }
+
+    fn answer(&mut self, out: &mut Outbox) {
+        if let Some(running) = self.running.take_if(|running| running.here && running.there) {
+            for request in running.requests {
+                out.reply(request, Completion::Done);
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What the cores of one volume want done: actions in order, and what each I/O under way is for.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use base::ids::ClientId;
+use base::range::ByteRange;
+use base::request::{Completion, RequestId};
+
+use crate::port::VolumeReport;
+use crate::storage::{IoId, IoOperation};
+use crate::wire::DataMessage;
+
+/// Why a volume closes a client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CloseReason {
+    /// Held longer than T_hold (L5).
+    #[error("nobody could serve the volume in time")]
+    HeldTooLong,
+    /// Its write may be on the other copy, which this node is about to be overwritten from.
+    #[error("its unanswered write was given up when the copies were made equal")]
+    WriteGivenUp,
+    /// This node does not serve now.
+    #[error("this node does not serve the volume now")]
+    NotServing,
+    /// The process ends.
+    #[error("this node is stopping")]
+    Stopping,
+}
+
+/// An effect for the shell to carry out, in order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Answer a host.
+    Reply {
+        /// Which request.
+        id: RequestId,
+        /// How it ended.
+        completion: Completion,
+    },
+    /// Close one client without an answer to what it still waits for.
+    CloseClient {
+        /// Which.
+        client: ClientId,
+        /// For the log.
+        why: CloseReason,
+    },
+    /// Close every client likewise.
+    CloseAllClients {
+        /// For the log.
+        why: CloseReason,
+    },
+    /// Start an I/O.
+    Submit {
+        /// Comes back in the completion.
+        id: IoId,
+        /// What to do.
+        operation: IoOperation,
+    },
+    /// To the peer's core of this volume.
+    Send(DataMessage),
+    /// To the group.
+    Report(VolumeReport),
+}
+
+/// What an I/O under way is for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum IoUse {
+    /// A write of the session, in this slot.
+    Apply { slot: usize },
+    /// A read of a host, in this slot.
+    Read { slot: usize },
+    /// This node's half of a host's flush.
+    LocalFlush,
+    /// This node's half of a flush at the peer.
+    PeerFlush { id: u64 },
+    /// A host's CACHE.
+    Prefetch { request: RequestId },
+    /// An own write of a session that was left.
+    Carried { arrival: u64 },
+    /// A piece being compared, at the source.
+    SourceRead { id: u64 },
+    /// A piece being compared, at the target.
+    TargetRead { id: u64, range: ByteRange },
+    /// A block that differed.
+    TargetWrite { id: u64 },
+    /// A read that is answered whatever the gate says: only a broken rule makes one.
+    Ungated { request: RequestId },
+    /// Nobody waits for it any more, but the session is not quiet before it has completed.
+    Orphan,
+}
+
+/// Actions and I/O of one volume.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    actions: VecDeque<Action>,
+    uses: BTreeMap<IoId, IoUse>,
+    next_io: u64,
+}
+
+impl Outbox {
+    pub(crate) fn poll(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    pub(crate) fn submit(&mut self, used_for: IoUse, operation: IoOperation) {
+        let id = IoId(self.next_io);
+        self.next_io += 1;
+        self.uses.insert(id, used_for);
+        self.actions.push_back(Action::Submit { id, operation });
+    }
+
+    pub(crate) fn send(&mut self, message: DataMessage) {
+        self.actions.push_back(Action::Send(message));
+    }
+
+    pub(crate) fn reply(&mut self, id: RequestId, completion: Completion) {
+        self.actions.push_back(Action::Reply { id, completion });
+    }
+
+    pub(crate) fn report(&mut self, report: VolumeReport) {
+        self.actions.push_back(Action::Report(report));
+    }
+
+    pub(crate) fn close(&mut self, client: ClientId, why: CloseReason) {
+        self.actions.push_back(Action::CloseClient { client, why });
+    }
+
+    pub(crate) fn close_all(&mut self, why: CloseReason) {
+        self.actions.push_back(Action::CloseAllClients { why });
+    }
+
+    /// What a completed I/O was for.
+    pub(crate) fn complete(&mut self, id: IoId) -> IoUse {
+        self.uses.remove(&id).expect("an I/O completes once")
+    }
+
+    /// I/O under way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.uses.len()
+    }
+
+    /// Gives every I/O under way a new use.
+    pub(crate) fn reassign(&mut self, mut change: impl FnMut(&IoUse) -> IoUse) {
+        for used_for in self.uses.values_mut() {
+            *used_for = change(used_for);
+        }
+    }
+}

@@ -1,0 +1,526 @@
+//! One volume at one node: all that the shell and the simulator drive.
+//!
+//! Owns: requests that wait, own writes carried over a lost session, and one of: nothing, a
+//! comparison, a session. In: requests, the peer's messages, completions, the group's commands, one
+//! sample of clock and gate per turn. Out: actions.
+//! Invariants: W7 nothing of the next session is submitted before everything of the last one has
+//! completed. G1 a message of another session or connection is dead. G2a what was read from a host
+//! goes to the peer before any acknowledgement of the same turn. L5 nothing is held after the
+//! group said so.
+//! Faults assumed: as `order/mirror.rs`; any I/O may fail: from then on nothing is acknowledged.
+//! Not here: the order of writes (`order`), the comparison (`compare`), who serves (the group).
+//!
+//! The life of a volume: idle, then for each session Prepare, Compare, Enter, (Drain,) Leave. A
+//! turn of the shell: every event since the last one, then `settle` with one sample of clock and
+//! gate, then the actions; again until nothing is left to do.
+
+use std::collections::VecDeque;
+
+use base::ids::{ClientId, ConnNonce, Session, VolumeIndex};
+use base::request::{Completion, Operation, RequestError, RequestId};
+use base::rules::{Rule, Rules};
+use base::time::{Duration, Instant};
+use tracing::{error, warn};
+
+use crate::compare::{Compare, WINDOW};
+use crate::gate::Gate;
+use crate::order::mirror::{self, Arrival, CarriedWrite, Mirror, SessionInfo};
+use crate::outbox::{Action, CloseReason, IoUse, Outbox};
+use crate::port::{Role, SyncRole, VolumeCommand, VolumeReport};
+use crate::storage::{IoCompletion, IoDone, IoFault};
+use crate::wire::{DataMessage, Incoming};
+
+/// Time between two reports of progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// Messages of the next session that may come before the group's word of it, at most.
+const EARLY_MAX: usize = 2 * WINDOW;
+
+/// What a volume is built with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VolumeConfig {
+    /// Its place in the group.
+    pub index: VolumeIndex,
+    /// In bytes.
+    pub size: u64,
+    /// Age of an un-acknowledged mirrored write after which the session is left (T_io).
+    pub io_timeout: Duration,
+    /// Which rules hold.
+    pub rules: Rules,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// No session, no comparison.
+    Idle,
+    /// A session was left; its I/O has not completed.
+    Leaving(Session),
+    /// Own writes of the last session are being applied.
+    Preparing(Session),
+    /// The copies are being made equal.
+    Comparing(Compare),
+    /// In a session.
+    Active(Box<Mirror>),
+}
+
+/// How far a clean stop is: from `Wanted` on no request is admitted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Drain {
+    No,
+    Wanted,
+    Done,
+}
+
+/// One volume.
+#[derive(Debug)]
+pub struct Volume {
+    config: VolumeConfig,
+    phase: Phase,
+    /// Session and connection of the messages that count.
+    current: Option<(Session, ConnNonce)>,
+    link: Option<ConnNonce>,
+    early: VecDeque<Incoming>,
+    /// Requests that wait for a session with an open gate, oldest first.
+    held: VecDeque<Arrival>,
+    carried: Vec<CarriedWrite>,
+    next_arrival: u64,
+    drain: Drain,
+    /// After `DiscardHeld`: nobody came back in time, new requests are not held.
+    refusing: bool,
+    failed: bool,
+    stuck_reported: bool,
+    progress_at: Instant,
+    out: Outbox,
+}
+
+impl Volume {
+    /// Idle.
+    pub fn new(config: VolumeConfig) -> Self {
+        Self {
+            config,
+            phase: Phase::Idle,
+            current: None,
+            link: None,
+            early: VecDeque::new(),
+            held: VecDeque::new(),
+            carried: Vec::new(),
+            next_arrival: 0,
+            drain: Drain::No,
+            refusing: false,
+            failed: false,
+            stuck_reported: false,
+            progress_at: Instant::ZERO,
+            out: Outbox::default(),
+        }
+    }
+
+    /// The next effect to carry out.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.out.poll()
+    }
+
+    /// The session of everything that is sent.
+    pub fn session(&self) -> Session {
+        self.current.map(|(session, _)| session).unwrap_or_default()
+    }
+
+    /// When `settle` is due even if nothing happens.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Active(mirror) if !self.stuck_reported => {
+                mirror.waiting_since().map(|since| since + self.config.io_timeout)
+            }
+            _ => None,
+        }
+    }
+
+    /// Requests under way or held: the shell stops reading from hosts above a bound.
+    pub fn load(&self) -> usize {
+        let active = match &self.phase {
+            Phase::Active(mirror) => mirror.load(),
+            _ => 0,
+        };
+        active + self.held.len() + self.carried.len()
+    }
+
+    /// A host asks; the range was checked by the front end.
+    pub fn handle_request(&mut self, id: RequestId, operation: Operation) {
+        if self.refusing {
+            self.out.close(id.client, CloseReason::NotServing);
+            return;
+        }
+        let number = self.arrival_number();
+        self.held.push_back(Arrival { number, id, operation });
+    }
+
+    /// A client's connection is closed: what waits is forgotten (D7).
+    pub fn handle_client_gone(&mut self, client: ClientId) {
+        self.held.retain(|arrival| arrival.id.client != client);
+        self.carried.retain(|c| c.id.client != client || c.applied || c.in_flight);
+        if let Phase::Active(mirror) = &mut self.phase {
+            mirror.client_gone(client, &mut self.out);
+        }
+        self.prepare_next();
+    }
+
+    /// The data connection that belongs to this control connection is attached.
+    pub fn handle_link_up(&mut self, conn_nonce: ConnNonce) {
+        self.link = Some(conn_nonce);
+        self.early.clear();
+        self.out.report(VolumeReport::LinkUp { conn_nonce });
+    }
+
+    /// That connection is gone.
+    pub fn handle_link_lost(&mut self, conn_nonce: ConnNonce, why: String) {
+        if self.link == Some(conn_nonce) {
+            self.link = None;
+            self.early.clear();
+            self.out.report(VolumeReport::LinkLost { conn_nonce, why });
+        }
+    }
+
+    /// The peer says something.
+    pub fn handle_message(&mut self, now: Instant, incoming: Incoming) {
+        let belongs = (incoming.session, incoming.conn_nonce);
+        if self.config.rules.hold(Rule::SessionCheckedAtApply) && self.current != Some(belongs) {
+            let newer = self.current.is_none_or(|(session, _)| incoming.session > session);
+            if newer && self.link == Some(incoming.conn_nonce) && self.early.len() < EARLY_MAX {
+                self.early.push_back(incoming);
+            }
+            return;
+        }
+        if self.failed && self.config.rules.hold(Rule::FailedWriteNeverAcked) {
+            return;
+        }
+        let result = match (&mut self.phase, incoming.message) {
+            (Phase::Active(mirror), DataMessage::Nak { .. }) => {
+                let session = mirror.info().session;
+                self.out.report(VolumeReport::PeerDiskFailed { session });
+                Ok(())
+            }
+            (Phase::Active(mirror), message) => {
+                mirror.handle_message(now, message, &mut self.out).map_err(|e| e.to_string())
+            }
+            (Phase::Comparing(compare), message) => {
+                compare.handle_message(message, &mut self.out).map_err(|e| e.to_string())
+            }
+            // Left, or between a comparison and its session: dead, or a peer that is ahead of us.
+            (Phase::Idle | Phase::Leaving(_) | Phase::Preparing(_), _) => Ok(()),
+        };
+        if let Err(why) = result {
+            warn!(volume = self.config.index.0, why, "the peer broke the rules of the data link");
+            self.handle_link_lost(belongs.1, why);
+        }
+    }
+
+    /// An I/O has completed.
+    pub fn handle_completion(&mut self, completion: IoCompletion) {
+        let IoCompletion { id, result } = completion;
+        let used_for = self.out.complete(id);
+        match used_for {
+            IoUse::Read { slot } => self.read_done(slot, result),
+            IoUse::Ungated { request } => {
+                if let Ok(IoDone::Data(data)) = result {
+                    self.out.reply(request, Completion::Data(data));
+                }
+            }
+            IoUse::Prefetch { request } => self.out.reply(request, Completion::Done),
+            IoUse::Apply { .. }
+            | IoUse::LocalFlush
+            | IoUse::PeerFlush { .. }
+            | IoUse::Carried { .. }
+            | IoUse::SourceRead { .. }
+            | IoUse::TargetRead { .. }
+            | IoUse::TargetWrite { .. }
+            | IoUse::Orphan => self.disk_done(&used_for, result),
+        }
+        self.report_quiet();
+    }
+
+    /// A read of the comparison, or anything that changes the copy or makes it durable.
+    fn disk_done(&mut self, used_for: &IoUse, result: Result<IoDone, IoFault>) {
+        let done = match result {
+            Ok(done) => done,
+            Err(fault) => {
+                self.disk_failed(used_for, fault);
+                if self.config.rules.hold(Rule::FailedWriteNeverAcked) {
+                    return;
+                }
+                IoDone::Done
+            }
+        };
+        if self.failed && self.config.rules.hold(Rule::FailedWriteNeverAcked) {
+            return;
+        }
+        let out = &mut self.out;
+        match (&mut self.phase, used_for, done) {
+            (Phase::Active(mirror), IoUse::Apply { slot }, _) => mirror.applied(*slot, out),
+            (Phase::Active(mirror), IoUse::LocalFlush, _) => mirror.flushed(out),
+            (Phase::Active(_), IoUse::PeerFlush { id }, _) => {
+                out.send(DataMessage::FlushAck { id: *id });
+            }
+            (Phase::Comparing(compare), IoUse::SourceRead { id }, IoDone::Data(data)) => {
+                compare.source_read(*id, data, out);
+            }
+            (Phase::Comparing(compare), IoUse::TargetRead { id, range }, IoDone::Data(data)) => {
+                compare.target_read(*id, *range, &data, out);
+            }
+            (Phase::Comparing(compare), IoUse::TargetWrite { id }, _) => {
+                compare.target_wrote(*id, out);
+            }
+            (_, IoUse::Carried { arrival }, _) => {
+                let arrival = *arrival;
+                for carried in self.carried.iter_mut().filter(|c| c.arrival == arrival) {
+                    carried.applied = true;
+                    carried.in_flight = false;
+                }
+                self.prepare_next();
+            }
+            _ => {}
+        }
+    }
+
+    fn read_done(&mut self, slot: usize, result: Result<IoDone, IoFault>) {
+        if let Err(fault) = &result {
+            warn!(
+                volume = self.config.index.0, %fault,
+                "a read of this node's copy failed; its host gets EIO, the peer's copy is not affected"
+            );
+        }
+        match &mut self.phase {
+            Phase::Active(mirror) => mirror.read_done(slot, result),
+            _ => unreachable!("reads of a session that was left are orphans"),
+        }
+    }
+
+    fn disk_failed(&mut self, used_for: &IoUse, fault: IoFault) {
+        if let (Phase::Active(mirror), IoUse::Apply { slot }) = (&mut self.phase, used_for) {
+            mirror.apply_failed(*slot);
+        }
+        if self.failed {
+            return;
+        }
+        self.failed = true;
+        let operation = match used_for {
+            IoUse::LocalFlush | IoUse::PeerFlush { .. } => "flush",
+            IoUse::SourceRead { .. } | IoUse::TargetRead { .. } => "read for the comparison",
+            _ => "write",
+        };
+        error!(volume = self.config.index.0, %fault, operation, "this node's copy failed");
+        self.out.report(VolumeReport::DiskFailed { fault, operation });
+    }
+
+    /// The group decided.
+    pub fn handle_command(&mut self, now: Instant, command: VolumeCommand) {
+        match command {
+            VolumeCommand::Prepare { session, role } => self.prepare(session, role),
+            VolumeCommand::Compare { session, conn_nonce, role, scope, seed } => {
+                self.assert_quiet();
+                let Phase::Idle = self.phase else {
+                    panic!("a comparison follows its preparation")
+                };
+                let VolumeConfig { size, rules, .. } = self.config;
+                self.phase = Phase::Comparing(Compare::new(role, scope, seed, size, rules));
+                self.progress_at = Instant::ZERO;
+                self.begin(now, session, conn_nonce);
+            }
+            VolumeCommand::Enter { session, conn_nonce, role } => {
+                self.enter(now, session, conn_nonce, role);
+            }
+            VolumeCommand::Leave { session } => self.leave(session),
+            VolumeCommand::DiscardHeld => {
+                self.refusing = true;
+                self.close_everything(CloseReason::HeldTooLong);
+            }
+            VolumeCommand::Drain { .. } => self.drain = Drain::Wanted,
+            VolumeCommand::FailureRecorded => {
+                if let Phase::Active(mirror) = &mut self.phase {
+                    mirror.failure_recorded(&mut self.out);
+                }
+            }
+            VolumeCommand::Shutdown => {
+                for arrival in std::mem::take(&mut self.held) {
+                    let completion = Completion::Failed(RequestError::ShuttingDown);
+                    self.out.reply(arrival.id, completion);
+                }
+                self.refusing = true;
+                self.close_everything(CloseReason::Stopping);
+            }
+        }
+    }
+
+    fn close_everything(&mut self, why: CloseReason) {
+        self.held.clear();
+        // A write whose apply is under way stays until that has completed, unanswered.
+        self.carried.clear();
+        self.out.close_all(why);
+        self.prepare_next();
+    }
+
+    fn prepare(&mut self, session: Session, role: SyncRole) {
+        self.assert_quiet();
+        assert!(matches!(self.phase, Phase::Idle), "a join begins outside a session");
+        self.failed = false;
+        self.phase = Phase::Preparing(session);
+        if role == SyncRole::Target {
+            for carried in std::mem::take(&mut self.carried) {
+                if self.config.rules.hold(Rule::TargetDropsOwn) {
+                    self.drop_client(carried.id.client, CloseReason::WriteGivenUp);
+                } else {
+                    self.out.reply(carried.id, Completion::Done);
+                }
+            }
+        }
+        self.prepare_next();
+    }
+
+    fn drop_client(&mut self, client: ClientId, why: CloseReason) {
+        self.held.retain(|arrival| arrival.id.client != client);
+        self.out.close(client, why);
+    }
+
+    /// At the source: applies its own un-acknowledged writes, one after the other.
+    fn prepare_next(&mut self) {
+        let Phase::Preparing(session) = self.phase else { return };
+        if self.out.in_flight() > 0 || self.failed {
+            return;
+        }
+        if let Some(carried) = self.carried.iter_mut().find(|carried| !carried.applied) {
+            carried.in_flight = true;
+            let used_for = IoUse::Carried { arrival: carried.arrival };
+            self.out.submit(used_for, mirror::operation(&carried.write, carried.write.fua));
+            return;
+        }
+        self.phase = Phase::Idle;
+        self.out.report(VolumeReport::Prepared { session });
+    }
+
+    fn enter(&mut self, now: Instant, session: Session, conn_nonce: ConnNonce, role: Role) {
+        self.assert_quiet();
+        assert!(
+            matches!(self.phase, Phase::Comparing(_)),
+            "a session begins with a comparison, if only of nothing"
+        );
+        let VolumeConfig { size, rules, .. } = self.config;
+        let info = SessionInfo { session, conn_nonce, role, size, rules };
+        self.phase = Phase::Active(Box::new(Mirror::new(info)));
+        self.refusing = false;
+        self.stuck_reported = false;
+        self.drain = Drain::No;
+        self.begin(now, session, conn_nonce);
+        self.out.report(VolumeReport::Entered { session });
+    }
+
+    /// From here on messages of this session and connection count.
+    fn begin(&mut self, now: Instant, session: Session, conn_nonce: ConnNonce) {
+        self.current = Some((session, conn_nonce));
+        for incoming in std::mem::take(&mut self.early) {
+            self.handle_message(now, incoming);
+        }
+    }
+
+    fn leave(&mut self, session: Session) {
+        self.current = None;
+        self.drain = Drain::No;
+        let mut uncommitted = Vec::new();
+        match std::mem::replace(&mut self.phase, Phase::Leaving(session)) {
+            Phase::Active(mirror) => {
+                assert_eq!(mirror.info().session, session, "the session that is left is ours");
+                let next = &mut self.next_arrival;
+                let number = || {
+                    *next += 1;
+                    *next - 1
+                };
+                let leftovers = mirror.leave(number, &mut self.out);
+                uncommitted = leftovers.uncommitted;
+                self.carried.extend(leftovers.carried);
+                for arrival in leftovers.held.into_iter().rev() {
+                    self.held.push_front(arrival);
+                }
+            }
+            Phase::Comparing(_) | Phase::Preparing(_) | Phase::Idle | Phase::Leaving(_) => {
+                self.out.reassign(|used_for| match used_for {
+                    IoUse::Carried { arrival } => IoUse::Carried { arrival: *arrival },
+                    _ => IoUse::Orphan,
+                });
+            }
+        }
+        self.out.report(VolumeReport::Left { session, uncommitted });
+        self.report_quiet();
+    }
+
+    fn report_quiet(&mut self) {
+        let Phase::Leaving(session) = self.phase else { return };
+        let quiet = self.out.in_flight() == 0 || !self.config.rules.hold(Rule::QuietBeforeNext);
+        if quiet {
+            self.phase = Phase::Idle;
+            self.out.report(VolumeReport::Quiet { session });
+        }
+    }
+
+    fn assert_quiet(&self) {
+        assert!(
+            self.out.in_flight() == 0 || !self.config.rules.hold(Rule::QuietBeforeNext),
+            "W7: everything of the last session has completed"
+        );
+    }
+
+    /// The end of a turn, with one sample of clock and gate taken after its last event: admits
+    /// requests, answers reads, tells the peer, notices what waits too long.
+    pub fn settle(&mut self, now: Instant, gate: Gate) {
+        match &mut self.phase {
+            Phase::Active(_) => self.settle_session(now, gate),
+            Phase::Comparing(compare) => {
+                if compare.advance(&mut self.out)
+                    && let Some((session, _)) = self.current
+                {
+                    let progress = compare.progress();
+                    let copied_bytes = progress.copied_bytes;
+                    self.out.report(VolumeReport::Progress(progress));
+                    self.out.report(VolumeReport::Compared { session, copied_bytes });
+                } else if now.since(self.progress_at) >= PROGRESS_INTERVAL {
+                    self.progress_at = now;
+                    self.out.report(VolumeReport::Progress(compare.progress()));
+                }
+            }
+            Phase::Idle | Phase::Leaving(_) | Phase::Preparing(_) => {}
+        }
+    }
+
+    fn settle_session(&mut self, now: Instant, gate: Gate) {
+        let Phase::Active(mirror) = &mut self.phase else { unreachable!("checked by the caller") };
+        let session = mirror.info().session;
+        let open = gate.usable(now) && gate.session == session && !self.failed;
+        if open {
+            for carried in self.carried.drain(..) {
+                assert!(carried.applied, "the source of a join has its own writes");
+                self.out.reply(carried.id, Completion::Done);
+            }
+        }
+        if open && self.drain == Drain::No {
+            while let Some(arrival) = self.held.pop_front() {
+                mirror.admit(now, gate, arrival, &mut self.out);
+            }
+        }
+        let mut held = Vec::new();
+        mirror.settle(now, gate, &mut held, &mut self.out);
+        for arrival in held.into_iter().rev() {
+            self.held.push_front(arrival);
+        }
+        if self.drain == Drain::Wanted && mirror.is_drained() {
+            self.drain = Drain::Done;
+            self.out.report(VolumeReport::Drained { session });
+        }
+        let waited = mirror.waiting_since().map(|since| now.since(since)).unwrap_or_default();
+        if waited >= self.config.io_timeout && !self.stuck_reported {
+            self.stuck_reported = true;
+            let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+            self.out.report(VolumeReport::PeerStuck { session, waited_ms });
+        }
+    }
+
+    fn arrival_number(&mut self) -> u64 {
+        let number = self.next_arrival;
+        self.next_arrival += 1;
+        number
+    }
+}
