@@ -12,7 +12,9 @@ pub mod wire;
 /// Thin shells: threads, sockets, files.
 pub mod io {
     pub mod admin_server;
+    pub mod config_file;
     pub mod demo;
     pub mod metrics;
+    pub mod pki_files;
     pub mod record_writer;
 }
