@@ -14,24 +14,30 @@
 use std::collections::BTreeMap;
 
 use base::limits::{CLIENTS_MAX, HANDSHAKE_TIMEOUT, NEGOTIATING_MAX};
-use base::time::Instant;
+use base::time::{Duration, Instant};
 
 /// One connection that was accepted. Grows with time and is never used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnectionId(u64);
 
-/// The caps; values of their own so that a test can fill them.
+/// The bounds; values of their own so that a test can reach them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Caps {
     /// Negotiating and attached connections together.
     pub clients_max: usize,
     /// Negotiating connections.
     pub negotiating_max: usize,
+    /// Time from accept to GO.
+    pub handshake_timeout: Duration,
 }
 
 impl Caps {
     /// What ships.
-    pub const DEFAULT: Self = Self { clients_max: CLIENTS_MAX, negotiating_max: NEGOTIATING_MAX };
+    pub const DEFAULT: Self = Self {
+        clients_max: CLIENTS_MAX,
+        negotiating_max: NEGOTIATING_MAX,
+        handshake_timeout: HANDSHAKE_TIMEOUT,
+    };
 }
 
 /// What happens to a new connection.
@@ -80,7 +86,7 @@ impl Admissions {
         };
         let taken = ConnectionId(self.next);
         self.next += 1;
-        self.deadlines.insert(taken, now + HANDSHAKE_TIMEOUT);
+        self.deadlines.insert(taken, now + self.caps.handshake_timeout);
         assert!(self.deadlines.len() <= self.caps.negotiating_max, "negotiating is capped");
         match closed {
             None => Admission::Taken(taken),
@@ -114,12 +120,11 @@ impl Admissions {
 
 #[cfg(test)]
 mod tests {
-    use base::time::Duration;
     use proptest::prelude::*;
 
     use super::*;
 
-    const SMALL: Caps = Caps { clients_max: 5, negotiating_max: 3 };
+    const SMALL: Caps = Caps { clients_max: 5, negotiating_max: 3, ..Caps::DEFAULT };
 
     fn id(admission: Admission) -> ConnectionId {
         match admission {

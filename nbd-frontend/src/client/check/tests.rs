@@ -33,9 +33,8 @@ fn range(offset: u64, length: u64) -> ByteRange {
 fn each_command_becomes_its_operation() {
     let whole = range(4096, 512);
     let write = |content, fua| Write { range: whole, content, fua };
-    let zeroes = |allocate, fua| {
-        Checked::Ask(Operation::Write(write(Content::Zeroes { allocate }, fua)))
-    };
+    let zeroes =
+        |allocate, fua| Checked::Ask(Operation::Write(write(Content::Zeroes { allocate }, fua)));
     let empty = || Content::Data(Bytes::new());
     let fast = Terms { export: ExportInfo { fast_zero: true, ..export() }, structured: false };
     let rows = [

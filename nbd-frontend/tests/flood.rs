@@ -1,0 +1,77 @@
+//! Ten thousand connections, most of them hostile: descriptors come back to where they were, and a
+//! client that was there before notices nothing. Alone in its process, because it counts
+//! descriptors.
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+
+use base::time::Duration;
+use nbd_frontend::admission::Caps;
+use support::client::*;
+use support::server::Server;
+
+const CONNECTIONS: usize = 10_000;
+/// Hostile connections that are open at the same time.
+const AT_ONCE: usize = 200;
+
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").expect("procfs").count()
+}
+
+/// What a hostile client sends before it goes, stays silent, or resets.
+fn bytes_of(number: usize) -> Vec<u8> {
+    let mut bytes = vec![0, 0, 0, 3];
+    bytes.extend(option(LIST, b""));
+    bytes.extend(option(GO, &go_data("disk")));
+    bytes.extend(request(1, 1, 0, 512));
+    match number % 3 {
+        0 => bytes.truncate(number % bytes.len()),
+        1 => bytes[number % 24] ^= 1 << (number % 8),
+        _ => bytes = (0..number % 300).map(|n| (n * number) as u8).collect(),
+    }
+    bytes
+}
+
+#[test]
+fn descriptors_come_back_after_a_flood() {
+    let server = Server::start(None, Caps { negotiating_max: 64, ..Caps::DEFAULT });
+    let mut attached = greeted(server.address);
+    assert_eq!(ask(&mut attached, GO, &go_data("disk")).0, ACK);
+    write_and_read_back(&mut attached, 1, 0);
+    let before = descriptors();
+
+    let mut open: Vec<TcpStream> = Vec::new();
+    for number in 0..CONNECTIONS {
+        let mut stream = connect(server.address);
+        // The server may have closed it already: that is its right.
+        let _ = stream.write_all(&bytes_of(number));
+        if number % 5 == 0 {
+            let now = Some(Duration::ZERO);
+            rustix::net::sockopt::set_socket_linger(&stream, now).expect("a socket");
+        }
+        open.push(stream);
+        if open.len() == AT_ONCE {
+            open.clear();
+            write_and_read_back(&mut attached, number as u64, 4096);
+        }
+    }
+    drop(open);
+
+    // Each round trip through the acceptor gives it the time to see that the others have gone.
+    let mut after = descriptors();
+    for _ in 0..2_000 {
+        if after <= before {
+            break;
+        }
+        let mut probe = greeted(server.address);
+        assert_eq!(ask(&mut probe, ABORT, b"").0, ACK);
+        assert!(is_closed(&mut probe));
+        drop(probe);
+        after = descriptors();
+    }
+    assert!(after <= before, "{before} descriptors before, {after} after");
+    write_and_read_back(&mut attached, 7, 8192);
+}
