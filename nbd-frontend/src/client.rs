@@ -170,7 +170,8 @@ impl Client {
     }
 
     /// `bytes` of the replies are queued in the socket and not taken by the kernel. To be told
-    /// after each attempt to send.
+    /// after each attempt to send. Requests that waited for it are taken now, so the turn is not
+    /// over before [`Self::is_quiet`] says so.
     pub fn handle_backlog(&mut self, now: Instant, bytes: usize) {
         self.backlog = bytes;
         self.resume(now);
@@ -221,6 +222,12 @@ impl Client {
     /// The next piece of output.
     pub fn poll_output(&mut self) -> Option<Bytes> {
         self.replies.poll()
+    }
+
+    /// Whether there is nothing to poll. A shell that waits for its sockets before that may wait
+    /// for ever: what is left may be all that the client will ever ask.
+    pub fn is_quiet(&self) -> bool {
+        self.ready.is_empty() && self.replies.is_empty()
     }
 
     /// Whether bytes of the client should be received now. Asked again after every event.

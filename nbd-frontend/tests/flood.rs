@@ -1,6 +1,6 @@
-//! Ten thousand connections, most of them hostile: descriptors come back to where they were, and a
-//! client that was there before notices nothing. Alone in its process, because it counts
-//! descriptors.
+//! Three times ten thousand connections, most of them hostile: descriptors come back to where they
+//! were, memory does not grow, and a client that was there before notices nothing. Alone in its
+//! process, because it counts descriptors and pages.
 
 mod support;
 
@@ -35,14 +35,13 @@ fn bytes_of(number: usize) -> Vec<u8> {
     bytes
 }
 
-#[test]
-fn descriptors_come_back_after_a_flood() {
-    let server = Server::start(None, Caps { negotiating_max: 64, ..Caps::DEFAULT });
-    let mut attached = greeted(server.address);
-    assert_eq!(ask(&mut attached, GO, &go_data("disk")).0, ACK);
-    write_and_read_back(&mut attached, 1, 0);
-    let before = descriptors();
+fn resident_bytes() -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").expect("procfs");
+    let pages: u64 = statm.split(' ').nth(1).and_then(|n| n.parse().ok()).expect("a number");
+    pages * rustix::param::page_size() as u64
+}
 
+fn flood(server: &Server, attached: &mut TcpStream) {
     let mut open: Vec<TcpStream> = Vec::new();
     for number in 0..CONNECTIONS {
         let mut stream = connect(server.address);
@@ -55,23 +54,37 @@ fn descriptors_come_back_after_a_flood() {
         open.push(stream);
         if open.len() == AT_ONCE {
             open.clear();
-            write_and_read_back(&mut attached, number as u64, 4096);
+            write_and_read_back(attached, number as u64, 4096);
         }
     }
-    drop(open);
+}
 
-    // Each round trip through the acceptor gives it the time to see that the others have gone.
-    let mut after = descriptors();
+/// Each round trip through the acceptor gives it the time to see that the others have gone.
+fn settle(server: &Server, before: usize) {
     for _ in 0..2_000 {
-        if after <= before {
-            break;
+        if descriptors() <= before {
+            return;
         }
         let mut probe = greeted(server.address);
         assert_eq!(ask(&mut probe, ABORT, b"").0, ACK);
         assert!(is_closed(&mut probe));
-        drop(probe);
-        after = descriptors();
     }
-    assert!(after <= before, "{before} descriptors before, {after} after");
+    panic!("{before} descriptors before, {} after", descriptors());
+}
+
+#[test]
+fn descriptors_and_memory_come_back_after_a_flood() {
+    let server = Server::start(None, Caps { negotiating_max: 64, ..Caps::DEFAULT });
+    let mut attached = greeted(server.address);
+    assert_eq!(ask(&mut attached, GO, &go_data("disk")).0, ACK);
+    write_and_read_back(&mut attached, 1, 0);
+    let before = descriptors();
+    let mut resident = Vec::new();
+    for _ in 0..3 {
+        flood(&server, &mut attached);
+        settle(&server, before);
+        resident.push(resident_bytes());
+    }
+    assert!(resident[2] <= resident[1] + (4 << 20), "memory grows: {resident:?}");
     write_and_read_back(&mut attached, 7, 8192);
 }

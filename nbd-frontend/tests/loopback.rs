@@ -103,6 +103,33 @@ fn requests_cut_into_single_bytes_are_understood() {
     assert_eq!(replies, [(0, 8), (22, 9)]);
 }
 
+/// Many times the bytes and requests that one client may have in flight.
+#[test]
+fn a_client_that_sends_much_and_reads_late_gets_every_answer() {
+    const READS: u64 = 600;
+    let server = Server::plain();
+    let mut stream = greeted(server.address);
+    assert_eq!(ask(&mut stream, GO, &go_data("disk")).0, ACK);
+    let mut sender = stream.try_clone().expect("a socket");
+    let sent = std::thread::spawn(move || {
+        for cookie in 0..READS {
+            sender.write_all(&request(0, cookie, 0, 1 << 20)).expect("sent");
+            sender.write_all(&request(99, READS + cookie, 0, 0)).expect("sent");
+        }
+    });
+    sent.join().expect("the requests fit the socket's buffers and ours");
+    let mut seen = vec![0u8; 2 * READS as usize];
+    for _ in 0..2 * READS {
+        let (errno, cookie) = simple_reply(&mut stream);
+        seen[cookie as usize] += 1;
+        match cookie < READS {
+            true => assert!((errno, read(&mut stream, 1 << 20).is_ok()) == (0, true)),
+            false => assert_eq!(errno, 22),
+        }
+    }
+    assert!(seen.iter().all(|count| *count == 1));
+}
+
 #[test]
 fn a_stopping_node_tells_those_who_negotiate() {
     let server = Server::plain();

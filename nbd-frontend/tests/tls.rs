@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use support::client::*;
 use support::pki::Deployment;
-use support::server::Server;
+use support::server::{SIZE, Server};
 
 struct Setting {
     deployment: Deployment,
@@ -101,6 +101,63 @@ fn nothing_but_starttls_and_abort_is_there_in_plain_text() {
     let mut stream = greeted(setting.server.address);
     stream.write_all(&option(1, b"disk")).expect("sent");
     assert!(is_closed(&mut stream), "EXPORT_NAME cannot be refused in another way");
+}
+
+/// nbdkit loses its place here: it skips the payload on the bare socket.
+#[test]
+fn refused_writes_keep_both_sides_in_step() {
+    let setting = setting();
+    let mut stream = start_tls(greeted(setting.server.address), setting.host);
+    assert_eq!(ask(&mut stream, GO, &go_data("disk")).0, ACK);
+    for (offset, length, errno) in
+        [(SIZE, 512, 28), (1, 77, 22), (SIZE - 512, 70_000, 28), (0, 33 << 20, 28)]
+    {
+        stream.write_all(&request(1, 3, offset, length)).expect("sent");
+        stream.write_all(&vec![0x25; length as usize]).expect("sent");
+        assert_eq!(simple_reply(&mut stream), (errno, 3));
+        write_and_read_back(&mut stream, 4, 512);
+    }
+    stream.write_all(&request(1, 9, 0, u32::MAX)).expect("sent");
+    assert!(is_closed(&mut stream));
+    assert_eq!(setting.server.next_end().end, End::AbsurdLength(u32::MAX));
+}
+
+#[test]
+fn the_largest_payloads_go_through() {
+    let setting = setting();
+    let mut stream = start_tls(greeted(setting.server.address), setting.host);
+    assert_eq!(ask(&mut stream, STRUCTURED, b"").0, ACK);
+    assert_eq!(ask(&mut stream, GO, &go_data("disk")).0, ACK);
+    let data: Vec<u8> = (0..SIZE).map(|n| ((n * 31) >> 7) as u8).collect();
+    let length = u32::try_from(SIZE).expect("small");
+    stream.write_all(&request(1, 1, 0, length)).expect("sent");
+    stream.write_all(&data).expect("sent");
+    assert_eq!(simple_reply(&mut stream), (0, 1));
+    stream.write_all(&request(0, 2, 0, length)).expect("sent");
+    let header = read(&mut stream, 28).expect("a chunk");
+    assert_eq!(header[..8], [0x66, 0x8e, 0x33, 0xef, 0, 1, 0, 1]);
+    assert!(read(&mut stream, data.len()).expect("data") == data);
+}
+
+#[test]
+fn noise_in_the_tls_stream_of_an_attached_client_ends_it_and_nobody_else() {
+    let setting = setting();
+    let attach = || {
+        let mut stream = start_tls(greeted(setting.server.address), setting.host.clone());
+        assert_eq!(ask(&mut stream, GO, &go_data("disk")).0, ACK);
+        stream
+    };
+    let mut other = attach();
+    for noise in [&[0x17, 3, 3, 0, 20][..], &[0; 64], &[0xff; 20_000], b"\x17\x03\x03\xff\xff"] {
+        let mut stream = attach();
+        stream.sock.write_all(noise).expect("sent");
+        stream.sock.write_all(&[0x55; 30]).expect("sent");
+        stream.sock.shutdown(std::net::Shutdown::Write).expect("a socket");
+        assert!(is_closed(&mut stream.sock));
+        let end = setting.server.next_end().end;
+        assert!(matches!(end, End::ConnectionLost | End::PeerClosed), "{end:?}");
+        write_and_read_back(&mut other, 1, 4096);
+    }
 }
 
 /// CVE-2021-3716: an attacker sends STRUCTURED_REPLY in plain text before the client's STARTTLS.

@@ -145,6 +145,8 @@ impl Acceptor {
     async fn handle_accepted(&mut self, accepted: io::Result<(TcpStream, SocketAddr)>) {
         match accepted {
             Ok((stream, peer)) => self.admit(stream, peer),
+            // The client has gone while it waited to be accepted.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept an NBD connection; trying again shortly");
                 // Time goes on meanwhile: whoever is over it gives a descriptor back.
@@ -217,11 +219,13 @@ async fn hand_over(
 
 fn log_end(peer: SocketAddr, error: &HaggleError) {
     match error {
-        // Looking and leaving is what tools do all day.
-        HaggleError::Closed(CloseReason::Aborted) | HaggleError::Io(_) => {
+        // Looking and leaving is what tools do all day; a wrong holder is in the log already.
+        HaggleError::Closed(CloseReason::Aborted)
+        | HaggleError::Io(_)
+        | HaggleError::WrongHolder { .. } => {
             tracing::debug!(%peer, reason = %error, "NBD client left before GO");
         }
-        HaggleError::Closed(_) | HaggleError::Tls(_) | HaggleError::WrongHolder { .. } => {
+        HaggleError::Closed(_) | HaggleError::Tls(_) => {
             tracing::warn!(%peer, reason = %error, "NBD client refused");
         }
     }

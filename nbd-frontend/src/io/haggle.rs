@@ -87,7 +87,7 @@ pub(super) async fn haggle(
             haggle_in_tls(stream, peer, config, negotiation, &settings.exports).await
         }
         (Outcome::Close(reason), _) => {
-            stream.shutdown().await?;
+            say_goodbye(&mut stream).await;
             Err(HaggleError::Closed(reason))
         }
     }
@@ -112,7 +112,7 @@ async fn haggle_in_tls(
             take_apart(stream, terms, leftover, host).map_err(HaggleError::Io)
         }
         (Outcome::Close(close), _) => {
-            stream.shutdown().await?;
+            say_goodbye(&mut stream).await;
             Err(match host {
                 Ok(_) => HaggleError::Closed(close),
                 Err(reason) => HaggleError::WrongHolder { reason },
@@ -120,6 +120,11 @@ async fn haggle_in_tls(
         }
         (Outcome::StartTls, _) => unreachable!("TLS inside TLS is refused"),
     }
+}
+
+/// TLS close_notify, then the end of the sending direction. A client that has gone does not hear it.
+async fn say_goodbye<S: AsyncWrite + Unpin>(stream: &mut S) {
+    let _ = stream.shutdown().await;
 }
 
 /// The host that the certificate names, or what to tell the client.

@@ -128,6 +128,9 @@ fn serve(attached: Attached, memory: &Mutex<Vec<u8>>) -> End {
             client.handle_connection_lost();
         }
         client.handle_backlog(clock::now(), socket.backlog());
+        if !client.is_quiet() {
+            continue;
+        }
         if let Some(end) = client.ended() {
             if !end.is_orderly() {
                 return end;
