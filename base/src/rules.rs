@@ -44,6 +44,8 @@ pub enum Rule {
     CleanMeansBoth,
     /// A Target is never the source of a join.
     TargetNeverSource,
+    /// 2.8.1: who is the source of a join follows from both records, not from a name alone.
+    SourceByRecord,
     /// W8: a failed write is never acknowledged.
     FailedWriteNeverAcked,
     /// A copied block counts only when its digest was compared after both sides were quiet.
@@ -54,7 +56,7 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule, for tests that break one after the other.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::OrderedBeforeApply,
         Self::LockUntilCommit,
         Self::ReadCommitted,
@@ -74,6 +76,7 @@ impl Rule {
         Self::ContinuityKept,
         Self::CleanMeansBoth,
         Self::TargetNeverSource,
+        Self::SourceByRecord,
         Self::FailedWriteNeverAcked,
         Self::CompareEverything,
         Self::TargetDropsOwn,

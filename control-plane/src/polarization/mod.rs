@@ -7,8 +7,16 @@
 //! Not here: how a volume makes the copies equal (datapath), how bytes become durable
 //! (`io::record_writer`), sockets and clocks (`io::group_thread`).
 
+mod choose;
+mod durable;
 mod group;
+mod join;
+mod leave;
+mod link;
 mod port;
+mod state;
+mod stop;
+mod timers;
 mod view;
 
 pub use group::Group;

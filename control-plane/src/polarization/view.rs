@@ -1,8 +1,13 @@
 //! What the group knows, for status, wait, metrics and the demo.
 
 use base::ids::{NodeName, Session};
+use base::time::Instant;
+use datapath::port::{Progress, Role, SyncRole};
 
-use crate::wire::PeerState;
+use super::durable::{Failure, RETRY_AFTER};
+use super::group::{Group, Phase, Situation};
+use super::state::State;
+use crate::wire::StateWord;
 
 /// The group at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,7 +38,7 @@ pub struct PeerView {
     /// A control connection is up and not silent.
     pub reachable: bool,
     /// Its last report.
-    pub state: Option<PeerState>,
+    pub state: Option<StateWord>,
     /// Age of its last message.
     pub last_seen_ms: Option<u64>,
 }
@@ -60,4 +65,132 @@ pub struct ResyncView {
     pub bytes_per_s: u64,
     /// Estimate from that average; none while it is unknown.
     pub eta_ms: Option<u64>,
+}
+
+impl Group {
+    /// What the group knows, for people.
+    pub fn view(&self, now: Instant) -> GroupView {
+        let orderer = match &self.phase {
+            Phase::Active { role: Role::Orderer, .. } => Some(self.config.node.clone()),
+            Phase::Active { role: Role::Follower, .. } => Some(self.config.peer.clone()),
+            Phase::Idle | Phase::Joining(_) | Phase::Leaving(_) | Phase::Stopping(_) => None,
+        };
+        let (cause, advice) = self.texts();
+        GroupView {
+            state: self.state_word(now).word(),
+            serving: self.is_serving(),
+            session: self.session(),
+            orderer,
+            cause,
+            advice,
+            peer: self.peer_view(now),
+            volumes: self.progress.iter().map(|p| self.volume_view(now, *p)).collect(),
+        }
+    }
+
+    /// The word of CONTRACT: active-active only if this node serves and the peer's last report,
+    /// not older than T_sus, says that it serves.
+    pub(super) fn state_word(&self, now: Instant) -> StateWord {
+        match self.state {
+            State::Active if !self.is_serving() => StateWord::Deciding,
+            State::Active if !self.is_peer_serving(now) => StateWord::Ready,
+            State::Starting
+            | State::Source
+            | State::Target
+            | State::Ready
+            | State::Active
+            | State::Deciding
+            | State::Limbo
+            | State::Broken
+            | State::Stopped => self.state.word(),
+        }
+    }
+
+    fn is_peer_serving(&self, now: Instant) -> bool {
+        let current = self.link.as_ref().and_then(|link| link.peer_incarnation);
+        self.peer_report.is_some_and(|report| {
+            report.beat.serving
+                && Some(report.beat.incarnation) == current
+                && now.since(report.at) <= self.timings().suspect_after
+        })
+    }
+
+    fn peer_view(&self, now: Instant) -> PeerView {
+        let heard = self.peer_report.map(|report| report.at);
+        let link = self.link.as_ref().filter(|link| link.peer_incarnation.is_some());
+        let last = link.map(|link| link.heard).max(heard);
+        let silent = |at: Instant| now.since(at) > self.timings().suspect_after;
+        PeerView {
+            name: self.config.peer.clone(),
+            reachable: link.is_some_and(|link| !silent(link.heard)),
+            state: self.peer_report.map(|report| report.beat.state),
+            last_seen_ms: last.map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(0)),
+        }
+    }
+
+    fn volume_view(&self, now: Instant, progress: Progress) -> VolumeView {
+        let Phase::Joining(join) = &self.phase else { return VolumeView { resync: None } };
+        if !join.has_touched_volumes() {
+            return VolumeView { resync: None };
+        }
+        let role = match join.role {
+            SyncRole::Source => "source",
+            SyncRole::Target => "target",
+        };
+        let elapsed_ms = u64::try_from(now.since(join.began).as_millis()).unwrap_or(u64::MAX);
+        let per_second = |bytes: u64| bytes.saturating_mul(1000) / elapsed_ms.max(1);
+        let bytes_per_s = per_second(progress.done_bytes);
+        let eta_ms =
+            (bytes_per_s > 0).then(|| progress.todo_bytes.saturating_mul(1000) / bytes_per_s);
+        let Progress { done_bytes, todo_bytes, copied_bytes } = progress;
+        let resync =
+            Some(ResyncView { role, done_bytes, todo_bytes, copied_bytes, bytes_per_s, eta_ms });
+        VolumeView { resync }
+    }
+
+    /// What happened, what still works, what to do.
+    fn texts(&self) -> (String, String) {
+        let Situation { cause, advice } = &self.situation;
+        let (mut cause, mut advice) = (cause.clone(), advice.clone());
+        if let Some(failure) = &self.failure {
+            (cause, advice) = self.failure_texts(failure);
+        }
+        let findings = self.start_texts.iter().map(|text| {
+            format!(
+                "{text}; this copy is never the source of a resync, it is copied from {}",
+                self.config.peer
+            )
+        });
+        let lost = self
+            .lost_place
+            .iter()
+            .map(|text| format!("{text}; the record is kept twice in the other directory"));
+        for text in findings.chain(lost) {
+            if !cause.is_empty() {
+                cause.push_str("; ");
+            }
+            cause.push_str(&text);
+        }
+        if self.lost_place.is_some() && advice.is_empty() {
+            advice.push_str("mend the record directory and restart this node");
+        }
+        (cause, advice)
+    }
+
+    pub(super) fn failure_texts(&self, failure: &Failure) -> (String, String) {
+        let Self { config, .. } = self;
+        let cause = format!(
+            "a disk of node {} failed: {}; nothing was acknowledged that is not on the copy of \
+             {}, which is intact",
+            config.node, failure.text, config.peer
+        );
+        let advice = format!(
+            "free space or mend the disk of node {}; it tries again every {} s and is then made \
+             equal to {}",
+            config.node,
+            RETRY_AFTER.as_secs(),
+            config.peer
+        );
+        (cause, advice)
+    }
 }

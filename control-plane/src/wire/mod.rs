@@ -5,6 +5,8 @@
 //! length is checked before it is used.
 //! Not here: when a message is sent and what follows (`polarization`); data frames (`datapath`).
 
+mod codec;
+
 use base::ids::{
     ConnNonce, DiskId, Generation, Incarnation, MachineId, NodeName, PairId, Session, VolumeId,
     VolumeIndex,
@@ -82,9 +84,9 @@ pub struct Hello {
     pub volumes: Vec<VolumeHello>,
 }
 
-/// What a node tells about itself all the time.
+/// The node states of CONTRACT: what a node says about itself, to people and to its peer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum PeerState {
+pub enum StateWord {
     /// Starting.
     #[default]
     Starting,
@@ -110,6 +112,61 @@ pub enum PeerState {
     Stopped,
 }
 
+impl StateWord {
+    const ALL: [Self; 11] = [
+        Self::Starting,
+        Self::ActiveActive,
+        Self::Deciding,
+        Self::Solo,
+        Self::ResyncSource,
+        Self::ResyncTarget,
+        Self::Ready,
+        Self::Fenced,
+        Self::Limbo,
+        Self::Broken,
+        Self::Stopped,
+    ];
+
+    /// The word of CONTRACT.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::ActiveActive => "active-active",
+            Self::Deciding => "deciding",
+            Self::Solo => "solo",
+            Self::ResyncSource => "resync-source",
+            Self::ResyncTarget => "resync-target",
+            Self::Ready => "ready",
+            Self::Fenced => "fenced",
+            Self::Limbo => "limbo",
+            Self::Broken => "broken",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// The number on the wire.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Starting => 1,
+            Self::ActiveActive => 2,
+            Self::Deciding => 3,
+            Self::Solo => 4,
+            Self::ResyncSource => 5,
+            Self::ResyncTarget => 6,
+            Self::Ready => 7,
+            Self::Fenced => 8,
+            Self::Limbo => 9,
+            Self::Broken => 10,
+            Self::Stopped => 11,
+        }
+    }
+
+    /// The state with this number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.number() == number)
+    }
+}
+
 /// Every `Timers::grant_interval`, and at once when something in it changes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Heartbeat {
@@ -120,7 +177,7 @@ pub struct Heartbeat {
     /// Age of the newest message that the sender had from the receiver, in milliseconds.
     pub heard_ms: u32,
     /// The sender's state.
-    pub state: PeerState,
+    pub state: StateWord,
     /// Whether the sender serves hosts.
     pub serving: bool,
     /// Whether the sender's disk failed.
@@ -211,3 +268,6 @@ pub enum ControlMessage {
         conn_nonce: ConnNonce,
     },
 }
+
+#[cfg(test)]
+mod tests;

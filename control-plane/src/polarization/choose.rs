@@ -1,0 +1,241 @@
+//! What two nodes conclude from their two HELLOs (PROTOCOL 2.8.1, the rows that need no votes).
+//!
+//! Every function here is symmetric: both nodes apply it to the same two messages and come to the
+//! same answer, whoever is `x` and whoever is `y`.
+//! Invariants: I5; P6 as far as a target is never a source.
+
+use base::ids::NodeName;
+use base::rules::{Rule, Rules};
+use datapath::port::Scope;
+
+use crate::record::{Continuity, RecordState};
+use crate::wire::{Hello, VolumeHello};
+
+/// Numbers that two nodes count up together stay below this: no honest one comes near.
+const NUMBER_MAX: u64 = 1 << 62;
+
+/// Who is the source of the join.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Choice {
+    /// This node; the other becomes the target.
+    Source(NodeName),
+    /// Nobody may be: for each node the reason, and what is safe.
+    Nobody {
+        /// What happened.
+        cause: String,
+        /// What to do.
+        advice: String,
+    },
+}
+
+/// Why the two can never make a session, in words; `None` if they can.
+pub(super) fn refusal(x: &Hello, y: &Hello) -> Option<String> {
+    let (x, y) = if x.node <= y.node { (x, y) } else { (y, x) };
+    let (a, b) = (&x.node, &y.node);
+    if a == b {
+        return Some(format!("both nodes are called {a}: each needs a name of its own"));
+    }
+    if x.pair_id != y.pair_id {
+        return Some(format!(
+            "{a} belongs to pair {}, {b} to pair {}: give both the same [pair] id and run \
+             `stretch init` again on the wrong one",
+            x.pair_id, y.pair_id
+        ));
+    }
+    if x.volumes.len() != y.volumes.len() {
+        return Some(format!(
+            "{a} has {} volumes, {b} has {}: both need the same [[volume]] list",
+            x.volumes.len(),
+            y.volumes.len()
+        ));
+    }
+    if [x, y].into_iter().any(has_absurd_numbers) {
+        return Some("a session or round number is out of range".to_owned());
+    }
+    if [x, y].into_iter().any(|h| h.state == RecordState::Broken) {
+        return Some("a record says that split-brain was found: a person must decide".to_owned());
+    }
+    if x.state == RecordState::Virgin && y.state == RecordState::Virgin && x.source && y.source {
+        return Some(format!(
+            "{a} and {b} were both initialised with --source: only one of them can be right; \
+             run `stretch init` again on the other"
+        ));
+    }
+    let volumes = x.volumes.iter().zip(&y.volumes).enumerate();
+    if let Some(reason) = volumes.filter_map(|(i, (v, w))| volume_refusal(i, a, v, b, w)).next() {
+        return Some(reason);
+    }
+    (!related(x, y)).then(|| {
+        format!(
+            "the data of {a} and {b} have no common history (split-brain, or nodes of different \
+             origin): both copies are kept as they are; a person must choose one and initialise \
+             the other node anew"
+        )
+    })
+}
+
+fn has_absurd_numbers(hello: &Hello) -> bool {
+    let rounds = hello.volumes.iter().any(|v| v.round.max(v.peer_round) >= NUMBER_MAX);
+    rounds || hello.session.0.max(hello.session_seen.0) >= NUMBER_MAX
+}
+
+fn volume_refusal(
+    index: usize,
+    a: &NodeName,
+    x: &VolumeHello,
+    b: &NodeName,
+    y: &VolumeHello,
+) -> Option<String> {
+    if x.volume_id != y.volume_id {
+        return Some(format!(
+            "volume {index} is {} at {a} and {} at {b}: the volume ids and their order must be \
+             the same on both nodes",
+            x.volume_id, y.volume_id
+        ));
+    }
+    if x.size != y.size {
+        return Some(format!(
+            "volume {index} has {} bytes at {a} and {} bytes at {b}: both must be equal",
+            x.size, y.size
+        ));
+    }
+    if x.disk_id == y.disk_id {
+        return Some(format!(
+            "{a} and {b} carry the same disk id for volume {index}: one folder is a copy of the \
+             other; initialise one node anew"
+        ));
+    }
+    let foreign = |knows: &VolumeHello, shows: &VolumeHello| {
+        shows.disk_id.is_none()
+            || (!knows.peer_disk_id.is_none() && knows.peer_disk_id != shows.disk_id)
+    };
+    let strange = |who: &NodeName, disk, other: &NodeName| {
+        format!(
+            "{who} shows disk {disk} for volume {index}, which {other} does not know: {who} was \
+             initialised again or lost its .meta file; replacing a node needs an administrator"
+        )
+    };
+    if foreign(y, x) {
+        return Some(strange(a, x.disk_id, b));
+    }
+    foreign(x, y).then(|| strange(b, y.disk_id, a))
+}
+
+/// Whether one copy descends from the other. A node that knows nothing of its own copy, or never
+/// had one, is related to everybody: it is only ever overwritten.
+fn related(x: &Hello, y: &Hello) -> bool {
+    let blank = |h: &Hello| h.state == RecordState::Virgin || h.continuity == Continuity::Amnesia;
+    let knows = |h: &Hello, other: &Hello| {
+        let own = |g| h.generation == g || h.ancestors.contains(&g);
+        match other.state {
+            RecordState::Target { source_generation, .. } => {
+                own(other.generation) || own(source_generation)
+            }
+            RecordState::Virgin
+            | RecordState::Active
+            | RecordState::Solo
+            | RecordState::Ready
+            | RecordState::Stopped
+            | RecordState::Broken => own(other.generation),
+        }
+    };
+    blank(x) || blank(y) || knows(x, y) || knows(y, x)
+}
+
+/// How much of its data `x` still has, as far as the two can tell together: a node whose round is
+/// smaller than the one that the other has seen was rolled back.
+fn continuity(x: &Hello, y: &Hello, rules: Rules) -> Continuity {
+    let older = x.volumes.iter().zip(&y.volumes).any(|(v, w)| v.round < w.peer_round);
+    if older && rules.hold(Rule::RoundChecked) { Continuity::Amnesia } else { x.continuity }
+}
+
+/// Why `x` may not be the source of a join with `y`, in words; `None` if it may.
+fn disqualified(x: &Hello, y: &Hello, rules: Rules) -> Option<&'static str> {
+    let target = matches!(x.state, RecordState::Target { .. });
+    if target && rules.hold(Rule::TargetNeverSource) {
+        return Some("is the target of an unfinished resync");
+    }
+    if continuity(x, y, rules) == Continuity::Amnesia {
+        return Some("has a record or data that was lost, replaced or rolled back");
+    }
+    if x.state == RecordState::Virgin && y.state != RecordState::Virgin {
+        return Some("was only just initialised");
+    }
+    None
+}
+
+/// Who is the source. Both HELLOs have passed [`refusal`].
+pub(super) fn choose_source(x: &Hello, y: &Hello, rules: Rules) -> Choice {
+    let (x, y) = if x.node <= y.node { (x, y) } else { (y, x) };
+    if !rules.hold(Rule::SourceByRecord) {
+        return Choice::Source(x.node.clone());
+    }
+    match (disqualified(x, y, rules), disqualified(y, x, rules)) {
+        (None, Some(_)) => Choice::Source(x.node.clone()),
+        (Some(_), None) => Choice::Source(y.node.clone()),
+        (Some(why_x), Some(why_y)) => nobody(x, why_x, y, why_y),
+        (None, None) => {
+            let better = if is_better(y, x) { y } else { x };
+            Choice::Source(better.node.clone())
+        }
+    }
+}
+
+fn nobody(x: &Hello, why_x: &str, y: &Hello, why_y: &str) -> Choice {
+    Choice::Nobody {
+        cause: format!(
+            "nobody serves: {} {why_x}, {} {why_y}; neither copy may be copied over the other",
+            x.node, y.node
+        ),
+        advice: "both copies are kept as they are; safe: stop both nodes, bring back the right \
+                 data file or record of one of them (a backup of the whole folder), start again"
+            .to_owned(),
+    }
+}
+
+/// Whether `y` is to be the source rather than `x`, which has the smaller name. Both may be.
+fn is_better(y: &Hello, x: &Hello) -> bool {
+    if x.state == RecordState::Virgin && y.state == RecordState::Virgin {
+        return y.source && !x.source;
+    }
+    if x.io_failed != y.io_failed {
+        return x.io_failed;
+    }
+    if x.session != y.session {
+        return y.session > x.session;
+    }
+    y.continuity < x.continuity
+}
+
+/// What the join has to compare.
+pub(super) fn scope(x: &Hello, y: &Hello, rules: Rules) -> Scope {
+    let trusted = |a, b| continuity(a, b, rules) <= Continuity::ProcessRestart && !a.io_failed;
+    if !trusted(x, y) || !trusted(y, x) {
+        return Scope::Everything;
+    }
+    let both_new = [x, y]
+        .into_iter()
+        .all(|h| h.state == RecordState::Virgin && h.volumes.iter().all(|v| v.empty));
+    let both_clean = is_clean(x) && is_clean(y) && agree(x, y);
+    // Broken on purpose: one record that says clean is taken for both.
+    let clean = both_clean || (!rules.hold(Rule::CleanMeansBoth) && (is_clean(x) || is_clean(y)));
+    if both_new || clean { Scope::Nothing } else { Scope::Everything }
+}
+
+fn is_clean(hello: &Hello) -> bool {
+    hello.state == RecordState::Stopped && hello.clean
+}
+
+/// Whether two clean records speak of the same moment.
+fn agree(x: &Hello, y: &Hello) -> bool {
+    let rounds = x
+        .volumes
+        .iter()
+        .zip(&y.volumes)
+        .all(|(v, w)| v.round == w.round && v.peer_round == w.round && w.peer_round == v.round);
+    x.session == y.session && x.generation == y.generation && rounds
+}
+
+#[cfg(test)]
+#[path = "choose_tests.rs"]
+mod tests;

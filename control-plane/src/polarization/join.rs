@@ -1,0 +1,681 @@
+//! The join: from two HELLOs to two nodes that serve (PROTOCOL 2.8.1, 2.8.2).
+//!
+//! The story, source left and target right; each arrow down waits for what stands above it:
+//!
+//! 1. Both: HELLO, data connections up; each knows from both HELLOs which part it plays.
+//! 2. Source: `Prepare`, then F6 (flush), then SYNC_START. Target: `Prepare`, then F5 (record
+//!    Target), then `Compare` and SYNC_READY; the source's `Compare` follows.
+//! 3. Source: when all is equal it raises its own rounds, then SYNC_DONE. Target: F7, SYNC_DONE_ACK.
+//! 4. Source: F8 (record Active), `Enter`, AA_GO. Target: F8b, `Enter`, gate open, AA_GO_ACK.
+//!    Source: gate open.
+//!
+//! Nothing is ever sent again: a lost connection starts over with new HELLOs and a higher session.
+//! Invariants: I3, I5, P6; the step enum is the only order there is.
+
+use std::collections::BTreeSet;
+
+use base::ids::{Session, VolumeIndex};
+use base::rules::Rule;
+use base::time::Instant;
+use datapath::port::{Role, Scope, SyncRole, VolumeCommand, VolumeReport};
+
+use super::choose::{Choice, choose_source, refusal, scope};
+use super::durable::{Job, Purpose};
+use super::group::{Group, Phase, StopRequest};
+use super::state::State;
+use super::timers::Timer;
+use crate::record::{Continuity, NodeRecord, RecordState, VolumeHeader};
+use crate::wire::{ControlMessage, Hello, VolumeHello};
+
+/// A session being made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Join {
+    pub(super) session: Session,
+    pub(super) role: SyncRole,
+    pub(super) began: Instant,
+    scope: Scope,
+    seed: u64,
+    step: Step,
+    /// Volumes that have not answered the command of this step.
+    awaiting: BTreeSet<VolumeIndex>,
+    /// The rounds that both nodes have when the session starts.
+    rounds: Vec<u64>,
+    peer: Box<Hello>,
+}
+
+/// What a join waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    /// Source: the data connections.
+    Linking,
+    /// Source: Prepared from all volumes.
+    Preparing,
+    /// Source: F6.
+    Flushing,
+    /// Source: SYNC_READY.
+    AwaitTarget,
+    /// Source: Compared from all volumes.
+    Comparing,
+    /// Source: its own rounds.
+    Raising,
+    /// Source: SYNC_DONE_ACK.
+    AwaitReady,
+    /// Source: F8.
+    Activating,
+    /// Source: Entered from all volumes.
+    Entering,
+    /// Source: AA_GO_ACK.
+    AwaitAck,
+    /// Target: SYNC_START.
+    AwaitStart,
+    /// Target: the data connections, after SYNC_START.
+    TargetLinking,
+    /// Target: Prepared from all volumes.
+    TargetPreparing,
+    /// Target: F5.
+    Marking,
+    /// Target: SYNC_DONE.
+    TargetComparing,
+    /// Target: F7.
+    Finishing,
+    /// Target: AA_GO.
+    AwaitGo,
+    /// Target: F8b.
+    TargetActivating,
+    /// Target: Entered from all volumes.
+    TargetEntering,
+}
+
+impl Join {
+    /// Whether a volume knows of it and has to leave.
+    pub(super) fn has_touched_volumes(&self) -> bool {
+        match self.step {
+            Step::Linking | Step::AwaitStart | Step::TargetLinking => false,
+            Step::Preparing
+            | Step::Flushing
+            | Step::AwaitTarget
+            | Step::Comparing
+            | Step::Raising
+            | Step::AwaitReady
+            | Step::Activating
+            | Step::Entering
+            | Step::AwaitAck
+            | Step::TargetPreparing
+            | Step::Marking
+            | Step::TargetComparing
+            | Step::Finishing
+            | Step::AwaitGo
+            | Step::TargetActivating
+            | Step::TargetEntering => true,
+        }
+    }
+
+    fn peer_disk(&self, volume: VolumeIndex) -> base::ids::DiskId {
+        self.peer.volumes[usize::from(volume.0)].disk_id
+    }
+
+    fn round(&self, volume: VolumeIndex) -> u64 {
+        self.rounds[usize::from(volume.0)]
+    }
+}
+
+impl Group {
+    /// Part of `settle`: HELLO goes out once per connection, when this node has nothing of an
+    /// earlier session under way and its record is durable (F0).
+    pub(super) fn settle_hello(&mut self, now: Instant) {
+        let due = self.link.as_ref().is_some_and(|link| link.my_hello.is_none());
+        if !due || !self.started || !self.is_at_rest() || self.must_wait_after_failure() {
+            return;
+        }
+        if self.stop != StopRequest::None {
+            return;
+        }
+        let hello = Box::new(self.hello());
+        if let Some(link) = &mut self.link {
+            link.my_hello = Some(hello.clone());
+        }
+        self.send(ControlMessage::Hello(hello));
+        self.judge(now);
+    }
+
+    fn hello(&self) -> Hello {
+        let volumes = self.volume_indexes().map(|volume| {
+            let index = usize::from(volume.0);
+            let (header, config) = (&self.headers[index], &self.config.volumes[index]);
+            VolumeHello {
+                volume_id: header.volume_id,
+                disk_id: header.disk_id,
+                peer_disk_id: header.peer_disk_id,
+                bitmap_base: header.bitmap_base,
+                round: header.round,
+                peer_round: header.peer_round,
+                size: header.size,
+                granule_bytes: config.granule_bytes,
+                trim_zeroes: config.trim_zeroes,
+                empty: self.empty[index],
+            }
+        });
+        let record = &self.record;
+        Hello {
+            pair_id: record.pair_id,
+            node: record.node.clone(),
+            incarnation: record.incarnation,
+            machine_id: record.machine_id,
+            session: record.session,
+            session_seen: self.session_seen,
+            state: record.state,
+            continuity: record.continuity,
+            by_reset: record.by_reset,
+            clean: record.clean,
+            io_failed: record.io_failed || self.failure.is_some(),
+            source: record.source,
+            forced: record.forced,
+            stopping: self.stop != StopRequest::None,
+            solo_io_count: record.solo_io_count,
+            generation: record.generation,
+            ancestors: record.ancestors.clone(),
+            volumes: volumes.collect(),
+        }
+    }
+
+    pub(super) fn on_hello(&mut self, now: Instant, hello: Box<Hello>) {
+        let Some(link) = &mut self.link else { return };
+        let known = *link.peer_incarnation.get_or_insert(hello.incarnation);
+        if link.peer_hello.is_some() || known != hello.incarnation {
+            self.out_of_turn(now, "a second HELLO on one connection");
+            return;
+        }
+        if hello.node != self.config.peer {
+            self.out_of_turn(now, "it calls itself by another name");
+            return;
+        }
+        link.peer_hello = Some(hello);
+        self.judge(now);
+    }
+
+    /// Both HELLOs are there: the same question is asked, and answered alike, on both nodes.
+    fn judge(&mut self, now: Instant) {
+        let Some(link) = &mut self.link else { return };
+        let (Some(mine), Some(peer)) = (&link.my_hello, &link.peer_hello) else { return };
+        if self.phase != Phase::Idle || link.judged {
+            return;
+        }
+        let (mine, peer) = (mine.clone(), peer.clone());
+        link.judged = true;
+        if let Some(reason) = refusal(&mine, &peer) {
+            self.send(ControlMessage::Refuse { reason: reason.clone() });
+            self.become_broken(&reason);
+            return;
+        }
+        match choose_source(&mine, &peer, self.config.rules) {
+            Choice::Source(node) => {
+                let is_mine = node == self.config.node;
+                let role = if is_mine { SyncRole::Source } else { SyncRole::Target };
+                self.begin_join(now, role, &mine, peer);
+            }
+            Choice::Nobody { cause, advice } => {
+                self.explain(cause.clone(), &advice);
+                if self.state == State::Broken {
+                    self.transition(State::Limbo, &cause);
+                }
+                tracing::error!(node = %self.config.node, "{cause}; {advice}");
+            }
+        }
+    }
+
+    fn become_broken(&mut self, reason: &str) {
+        self.explain(
+            format!("the two nodes refuse each other: {reason}"),
+            "mend what is named and start both nodes again; both copies are kept as they are",
+        );
+        self.transition(State::Broken, reason);
+    }
+
+    pub(super) fn on_refused(&mut self, now: Instant, reason: &str) {
+        let untouched = match &self.phase {
+            Phase::Idle => true,
+            Phase::Joining(join) => !join.has_touched_volumes(),
+            Phase::Active { .. } | Phase::Leaving(_) | Phase::Stopping(_) => false,
+        };
+        if !untouched {
+            self.out_of_turn(now, "REFUSE after the join began");
+            return;
+        }
+        self.phase = Phase::Idle;
+        self.timers.clear(Timer::Step);
+        if let Some(link) = &mut self.link {
+            link.judged = true;
+        }
+        if self.state != State::Broken {
+            self.become_broken(reason);
+        }
+    }
+
+    fn begin_join(&mut self, now: Instant, role: SyncRole, mine: &Hello, peer: Box<Hello>) {
+        let highest = [mine.session, mine.session_seen, peer.session, peer.session_seen];
+        let session = highest.into_iter().max().expect("four of them").next();
+        assert!(session > self.session_seen, "I3: every session is a new one");
+        self.session_seen = session;
+        let rounds = mine.volumes.iter().zip(&peer.volumes).map(|(v, w)| v.round.max(w.round) + 1);
+        let nonce = self.conn_nonce().expect("a join has its connection");
+        let (seed, _) = nonce.0.split_first_chunk::<8>().expect("a nonce has 16 bytes");
+        let step = match role {
+            SyncRole::Source => Step::Linking,
+            SyncRole::Target => Step::AwaitStart,
+        };
+        self.phase = Phase::Joining(Join {
+            session,
+            role,
+            began: now,
+            scope: scope(mine, &peer, self.config.rules),
+            seed: u64::from_le_bytes(*seed),
+            step,
+            awaiting: BTreeSet::new(),
+            rounds: rounds.collect(),
+            peer,
+        });
+        self.timers.set(Timer::Step, now + self.timings().io_timeout * 2);
+        if self.config.dials() {
+            self.actions.push_back(super::port::Action::ConnectData { conn_nonce: nonce });
+        }
+        self.settle_links(now);
+    }
+
+    fn join_mut(&mut self) -> Option<&mut Join> {
+        match &mut self.phase {
+            Phase::Joining(join) => Some(join),
+            Phase::Idle | Phase::Active { .. } | Phase::Leaving(_) | Phase::Stopping(_) => None,
+        }
+    }
+
+    pub(super) fn on_data_link(&mut self, now: Instant, volume: VolumeIndex) {
+        if let Some(link) = &mut self.link {
+            link.links_up.insert(volume);
+        }
+        self.settle_links(now);
+    }
+
+    pub(super) fn on_data_link_lost(&mut self, now: Instant, volume: VolumeIndex, why: &str) {
+        match &self.phase {
+            // The peer has our FREEZE_ACK and may have left already; its own word is on the way.
+            Phase::Active { freeze: Some(freeze), .. } if freeze.undrained.is_empty() => return,
+            Phase::Leaving(_) | Phase::Stopping(_) => return,
+            Phase::Idle | Phase::Joining(_) | Phase::Active { .. } => {}
+        }
+        let name = &self.config.volumes[usize::from(volume.0)].name;
+        let peer = &self.config.peer;
+        let text = format!("the data connection of volume {name} to {peer} was lost: {why}");
+        self.leave(now, &text);
+    }
+
+    /// All data connections are up on this side: the join goes on (W6).
+    fn settle_links(&mut self, now: Instant) {
+        let up = self.link.as_ref().map_or(0, |link| link.links_up.len());
+        if up != self.headers.len() {
+            return;
+        }
+        let Some(join) = self.join_mut() else { return };
+        let to = match join.step {
+            Step::Linking => Step::Preparing,
+            Step::TargetLinking => Step::TargetPreparing,
+            Step::AwaitStart => {
+                self.timers.clear(Timer::Step);
+                return;
+            }
+            Step::Preparing
+            | Step::Flushing
+            | Step::AwaitTarget
+            | Step::Comparing
+            | Step::Raising
+            | Step::AwaitReady
+            | Step::Activating
+            | Step::Entering
+            | Step::AwaitAck
+            | Step::TargetPreparing
+            | Step::Marking
+            | Step::TargetComparing
+            | Step::Finishing
+            | Step::AwaitGo
+            | Step::TargetActivating
+            | Step::TargetEntering => return,
+        };
+        join.began = now;
+        let (session, role) = (join.session, join.role);
+        self.timers.clear(Timer::Step);
+        self.ask(to, &VolumeCommand::Prepare { session, role });
+        let (state, part) = match role {
+            SyncRole::Source => (State::Source, "the copy that counts"),
+            SyncRole::Target => (State::Target, "being made equal to"),
+        };
+        let peer = self.config.peer.clone();
+        let cause = match role {
+            SyncRole::Source => {
+                format!("both copies are being compared; {} has {part}", self.config.node)
+            }
+            SyncRole::Target => format!("the copy of {} is {part} {peer}'s", self.config.node),
+        };
+        self.explain(cause, "none: both nodes serve when it is done");
+        self.transition(state, &format!("joining {peer} in session {session}"));
+    }
+
+    /// Puts a command to all volumes and waits for their answers.
+    fn ask(&mut self, step: Step, command: &VolumeCommand) {
+        let all = self.all_volumes();
+        let join = self.join_mut().expect("a step of a join");
+        join.step = step;
+        join.awaiting = all;
+        self.tell_all(command);
+    }
+
+    fn set_step(&mut self, step: Step) {
+        self.join_mut().expect("a step of a join").step = step;
+    }
+
+    /// Prepared, Compared or Entered from a volume.
+    pub(super) fn on_join_report(
+        &mut self,
+        now: Instant,
+        volume: VolumeIndex,
+        session: Session,
+        report: &VolumeReport,
+    ) {
+        let Some(join) = self.join_mut().filter(|join| join.session == session) else { return };
+        let expected = match join.step {
+            Step::Preparing | Step::TargetPreparing => {
+                matches!(report, VolumeReport::Prepared { .. })
+            }
+            Step::Comparing => matches!(report, VolumeReport::Compared { .. }),
+            Step::Entering | Step::TargetEntering => {
+                matches!(report, VolumeReport::Entered { .. })
+            }
+            Step::Linking
+            | Step::Flushing
+            | Step::AwaitTarget
+            | Step::Raising
+            | Step::AwaitReady
+            | Step::Activating
+            | Step::AwaitAck
+            | Step::AwaitStart
+            | Step::TargetLinking
+            | Step::Marking
+            | Step::TargetComparing
+            | Step::Finishing
+            | Step::AwaitGo
+            | Step::TargetActivating => false,
+        };
+        if !expected || !join.awaiting.remove(&volume) || !join.awaiting.is_empty() {
+            return;
+        }
+        let step = join.step;
+        if self.failure.as_ref().is_none_or(|failure| failure.settled) {
+            self.all_answered(now, step);
+        }
+    }
+
+    fn all_answered(&mut self, now: Instant, step: Step) {
+        match step {
+            Step::Preparing => {
+                self.set_step(Step::Flushing);
+                self.submit_source_flush();
+            }
+            Step::TargetPreparing => self.mark_target(),
+            Step::Comparing => self.raise_rounds(),
+            Step::Entering => {
+                let session = self.session();
+                self.set_step(Step::AwaitAck);
+                self.send(ControlMessage::AaGo { session });
+            }
+            Step::TargetEntering => {
+                let session = self.session();
+                self.become_active(now, Role::Follower);
+                self.send(ControlMessage::AaGoAck { session });
+            }
+            Step::Linking
+            | Step::Flushing
+            | Step::AwaitTarget
+            | Step::Raising
+            | Step::AwaitReady
+            | Step::Activating
+            | Step::AwaitAck
+            | Step::AwaitStart
+            | Step::TargetLinking
+            | Step::Marking
+            | Step::TargetComparing
+            | Step::Finishing
+            | Step::AwaitGo
+            | Step::TargetActivating => unreachable!("no answer is awaited in {step:?}"),
+        }
+    }
+
+    pub(super) fn on_join_message(&mut self, now: Instant, message: ControlMessage) {
+        if self.failure.as_ref().is_some_and(|failure| !failure.settled) {
+            return;
+        }
+        let name = message.name();
+        let session = message.session();
+        let Some(join) = self.join_mut().filter(|join| join.session == session) else {
+            self.out_of_turn(now, &format!("{name} of session {session} outside its join"));
+            return;
+        };
+        match (join.step, message) {
+            (Step::AwaitStart, ControlMessage::SyncStart { scope, seed, .. })
+                if scope == Scope::Everything || join.scope == Scope::Nothing =>
+            {
+                join.scope = scope;
+                join.seed = seed;
+                join.step = Step::TargetLinking;
+                self.settle_links(now);
+            }
+            (Step::AwaitTarget, ControlMessage::SyncReady { .. }) => {
+                let compare = self.compare_command();
+                self.ask(Step::Comparing, &compare);
+            }
+            (Step::TargetComparing, ControlMessage::SyncDone { rounds, .. })
+                if rounds == join.rounds =>
+            {
+                self.finish_target();
+            }
+            (Step::AwaitReady, ControlMessage::SyncDoneAck { .. }) => self.activate_source(),
+            (Step::AwaitGo, ControlMessage::AaGo { .. }) => self.activate_target(),
+            (Step::AwaitAck, ControlMessage::AaGoAck { .. }) => {
+                self.become_active(now, Role::Orderer);
+            }
+            (step, _) => self.out_of_turn(now, &format!("{name} while this node is at {step:?}")),
+        }
+    }
+
+    fn compare_command(&self) -> VolumeCommand {
+        let Phase::Joining(join) = &self.phase else { panic!("only a join compares") };
+        VolumeCommand::Compare {
+            session: join.session,
+            conn_nonce: self.conn_nonce().expect("a join has its connection"),
+            role: join.role,
+            scope: join.scope,
+            seed: join.seed,
+        }
+    }
+
+    pub(super) fn join_job_done(&mut self, now: Instant, purpose: Purpose) {
+        let Some(join) = self.join_mut() else { return };
+        let session = join.session;
+        match (join.step, purpose) {
+            (Step::Flushing, Purpose::SourceFlush) => {
+                let (scope, seed) = (join.scope, join.seed);
+                self.set_step(Step::AwaitTarget);
+                self.send(ControlMessage::SyncStart { session, scope, seed });
+            }
+            (Step::Marking, Purpose::TargetMark) => self.compare_as_target(),
+            (Step::Raising, Purpose::RaiseRounds) => {
+                let rounds = join.rounds.clone();
+                self.set_step(Step::AwaitReady);
+                self.send(ControlMessage::SyncDone { session, rounds });
+            }
+            (Step::Finishing, Purpose::TargetFinish) => {
+                self.forget_faults();
+                self.set_step(Step::AwaitGo);
+                self.transition(State::Ready, "everything is equal and durable");
+                self.send(ControlMessage::SyncDoneAck { session });
+            }
+            (Step::Activating, Purpose::SourceActivate) => {
+                self.forget_faults();
+                self.enter(Step::Entering, Role::Orderer);
+            }
+            (Step::TargetActivating, Purpose::TargetActivate) => {
+                self.enter(Step::TargetEntering, Role::Follower);
+            }
+            // The join that asked for it was left.
+            (_, _) => tracing::debug!(?now, "{purpose:?} of a join that is over"),
+        }
+    }
+
+    /// What was wrong with this copy is mended: it is equal to the other one.
+    fn forget_faults(&mut self) {
+        self.failure = None;
+        self.start_texts.clear();
+        self.timers.clear(Timer::Retry);
+    }
+
+    /// F5: from here on this copy counts as nothing until F7. Skipped where nothing will be
+    /// overwritten: until touched it still counts as a copy of its session.
+    fn mark_target(&mut self) {
+        let Phase::Joining(join) = &self.phase else { panic!("F5 belongs to a join") };
+        let mut job = Job::new(Purpose::TargetMark);
+        let record_first = self.config.rules.hold(Rule::TargetRecordFirst);
+        if join.scope == Scope::Everything && record_first {
+            let mut record = self.record.clone();
+            record.state = RecordState::Target {
+                source_generation: join.peer.generation,
+                source_session: join.session,
+            };
+            record.clean = false;
+            job.record(record);
+            for volume in self.volume_indexes() {
+                let peer_disk_id = join.peer_disk(volume);
+                job.header(volume, VolumeHeader { peer_disk_id, ..*self.header(volume) });
+            }
+        }
+        self.set_step(Step::Marking);
+        self.submit(job);
+    }
+
+    fn compare_as_target(&mut self) {
+        let compare = self.compare_command();
+        let session = self.session();
+        self.set_step(Step::TargetComparing);
+        self.tell_all(&compare);
+        self.send(ControlMessage::SyncReady { session });
+    }
+
+    /// The source's own rounds first, so that a target never knows of a round that the source
+    /// does not have (F7).
+    fn raise_rounds(&mut self) {
+        let Phase::Joining(join) = &self.phase else { panic!("rounds are raised by a join") };
+        let mut job = Job::new(Purpose::RaiseRounds);
+        for volume in self.volume_indexes() {
+            job.stamp(volume, self.stamp(volume, join.round(volume)));
+        }
+        for volume in self.volume_indexes() {
+            let (round, peer_disk_id) = (join.round(volume), join.peer_disk(volume));
+            job.header(volume, VolumeHeader { round, peer_disk_id, ..*self.header(volume) });
+        }
+        self.set_step(Step::Raising);
+        self.submit(job);
+    }
+
+    /// F7.
+    fn finish_target(&mut self) {
+        let Phase::Joining(join) = &self.phase else { panic!("F7 belongs to a join") };
+        let mut job = Job::new(Purpose::TargetFinish);
+        if self.config.rules.hold(Rule::TargetFlushLast) {
+            self.volume_indexes().for_each(|volume| job.sync(volume));
+        }
+        let generation = join.peer.generation;
+        for volume in self.volume_indexes() {
+            let mut stamp = self.stamp(volume, join.round(volume));
+            stamp.generation = generation;
+            job.stamp(volume, stamp);
+        }
+        for volume in self.volume_indexes() {
+            let mut header = *self.header(volume);
+            header.round = join.round(volume);
+            header.peer_round = join.round(volume);
+            header.peer_disk_id = join.peer_disk(volume);
+            header.next_generation = generation;
+            job.header(volume, header);
+        }
+        let mut record = self.entered_record(RecordState::Ready);
+        record.generation = generation;
+        record.ancestors.clone_from(&join.peer.ancestors);
+        job.record(record);
+        self.set_step(Step::Finishing);
+        self.submit(job);
+    }
+
+    /// What F7, F8 and F8b have in common.
+    fn entered_record(&self, state: RecordState) -> NodeRecord {
+        let mut record = self.record.clone();
+        record.session = self.session();
+        record.state = state;
+        record.continuity = Continuity::Continuous;
+        record.by_reset = false;
+        record.session_boot_id = record.boot_id;
+        record.clean = false;
+        record.io_failed = false;
+        record
+    }
+
+    /// F8: the source counts as active from here on.
+    fn activate_source(&mut self) {
+        let Phase::Joining(join) = &self.phase else { panic!("F8 belongs to a join") };
+        let mut job = Job::new(Purpose::SourceActivate);
+        if self.config.rules.hold(Rule::ActiveBeforeGo) {
+            job.record(self.entered_record(RecordState::Active));
+        }
+        for volume in self.volume_indexes() {
+            let mut header = *self.header(volume);
+            header.peer_round = join.round(volume);
+            header.bitmap_base = self.record.generation;
+            header.next_generation = self.record.generation;
+            job.header(volume, header);
+        }
+        self.set_step(Step::Activating);
+        self.submit(job);
+    }
+
+    /// F8b.
+    fn activate_target(&mut self) {
+        let mut job = Job::new(Purpose::TargetActivate);
+        job.record(self.entered_record(RecordState::Active));
+        for volume in self.volume_indexes() {
+            let bitmap_base = self.record.generation;
+            job.header(volume, VolumeHeader { bitmap_base, ..*self.header(volume) });
+        }
+        self.set_step(Step::TargetActivating);
+        self.submit(job);
+    }
+
+    fn enter(&mut self, step: Step, role: Role) {
+        let conn_nonce = self.conn_nonce().expect("a join has its connection");
+        let session = self.session();
+        // Requests held since the last session will be served now.
+        self.timers.clear(Timer::Hold);
+        self.discarded = false;
+        self.ask(step, &VolumeCommand::Enter { session, conn_nonce, role });
+    }
+
+    /// The volumes are in the session on both nodes, or will be before they are asked for
+    /// anything: hosts may be served.
+    fn become_active(&mut self, now: Instant, role: Role) {
+        let session = self.session();
+        self.phase = Phase::Active { session, role, freeze: None };
+        self.explain(String::new(), "");
+        self.empty.fill(false);
+        let part = match role {
+            Role::Orderer => "orderer",
+            Role::Follower => "follower",
+        };
+        self.transition(State::Active, &format!("both nodes are in session {session}; {part}"));
+        self.open_gate(session);
+        tracing::debug!(?now, "gate open");
+    }
+}

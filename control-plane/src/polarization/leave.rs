@@ -1,0 +1,233 @@
+//! Leaving a session, and the barrier over all volumes (PROTOCOL 2.6 W7).
+//!
+//! The story: the gate is closed, every volume is told to leave; when all have answered `Left`
+//! nothing of the session is sent any more, the peer is told and the connection ends; when all
+//! have answered `Quiet` no I/O of it is under way, and only then this node says HELLO again.
+//! Held requests wait for T_hold; then they are discarded and their clients closed (L5).
+//! Invariants: I7, D6, L5.
+
+use std::collections::BTreeSet;
+
+use base::ids::{ConnNonce, Session, VolumeIndex};
+use base::rules::Rule;
+use base::time::Instant;
+use datapath::port::{Progress, VolumeCommand};
+
+use super::group::{Group, Phase};
+use super::state::State;
+use super::stop::Stage;
+use super::timers::Timer;
+use crate::wire::ControlMessage;
+
+/// A session being left.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Leaving {
+    pub(super) session: Session,
+    /// Volumes that have not answered.
+    pub(super) unleft: BTreeSet<VolumeIndex>,
+    /// Its connection, if it still lives: the peer is told on it.
+    pub(super) nonce: Option<ConnNonce>,
+    pub(super) why: String,
+}
+
+impl Group {
+    /// Ends whatever is under way with the peer, for this reason, and the connection with it.
+    pub(super) fn leave(&mut self, now: Instant, why: &str) {
+        self.close_gate();
+        self.timers.clear(Timer::Step);
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Idle => self.end_connection(now, why),
+            Phase::Joining(join) if !join.has_touched_volumes() => self.end_connection(now, why),
+            Phase::Joining(join) => self.start_leaving(now, join.session, why),
+            Phase::Active { session, .. } => self.start_leaving(now, session, why),
+            Phase::Leaving(leaving) => self.phase = Phase::Leaving(leaving),
+            Phase::Stopping(stopping) => match stopping.stage {
+                Stage::Leaving => {
+                    // The volumes were told already.
+                    self.explain_loss(why);
+                    self.phase = Phase::Leaving(Leaving {
+                        session: stopping.session,
+                        unleft: stopping.unleft,
+                        nonce: self.conn_nonce(),
+                        why: why.to_owned(),
+                    });
+                    self.settle_left(now);
+                }
+                Stage::Flushing | Stage::Exchanging | Stage::Recording => {
+                    self.end_connection(now, why);
+                }
+            },
+        }
+    }
+
+    /// The connection is gone. A clean stop that knows the peer's rounds needs it no more: it
+    /// ends as the peer's did.
+    pub(super) fn lose_connection(&mut self, now: Instant, why: &str) {
+        if let Phase::Stopping(stopping) = &self.phase {
+            if stopping.peer_rounds.is_some() && stopping.stage != Stage::Leaving {
+                self.close_link(now, why);
+                return;
+            }
+        }
+        self.leave(now, why);
+    }
+
+    fn end_connection(&mut self, now: Instant, why: &str) {
+        if self.state != State::Broken || self.failure.is_some() {
+            self.explain_loss(why);
+        }
+        self.close_link(now, why);
+    }
+
+    fn start_leaving(&mut self, now: Instant, session: Session, why: &str) {
+        self.phase = Phase::Leaving(Leaving {
+            session,
+            unleft: self.all_volumes(),
+            nonce: self.conn_nonce(),
+            why: why.to_owned(),
+        });
+        self.tell_leave(now, session);
+        self.explain_loss(why);
+        let to = if self.discarded { State::Limbo } else { State::Deciding };
+        self.transition(to, why);
+    }
+
+    /// The first step of the barrier, for a clean stop as well.
+    pub(super) fn tell_leave(&mut self, now: Instant, session: Session) {
+        assert!(!self.is_serving(), "I7: the gate is closed before a session is left");
+        self.left_session = session;
+        self.unquiet = self.all_volumes();
+        self.timers.set(Timer::Quiet, now + self.timings().io_timeout);
+        if !self.timers.is_set(Timer::Hold) && !self.discarded {
+            self.timers.set(Timer::Hold, now + self.timings().hold);
+        }
+        self.progress.fill(Progress::default());
+        self.tell_all(&VolumeCommand::Leave { session });
+    }
+
+    fn explain_loss(&mut self, why: &str) {
+        let (cause, advice) = match &self.failure {
+            Some(failure) => self.failure_texts(failure),
+            None => (
+                format!(
+                    "{why}; nobody serves until both nodes are together again, nothing is lost"
+                ),
+                format!(
+                    "none if {0} comes back: the pair joins by itself; else look at node {0} and \
+                     at the link between the nodes",
+                    self.config.peer
+                ),
+            ),
+        };
+        self.explain(cause, &advice);
+    }
+
+    pub(super) fn on_left(&mut self, now: Instant, volume: VolumeIndex, session: Session) {
+        match &mut self.phase {
+            Phase::Leaving(leaving) if leaving.session == session => {
+                leaving.unleft.remove(&volume);
+                self.settle_left(now);
+            }
+            Phase::Stopping(stopping) if stopping.session == session => {
+                stopping.unleft.remove(&volume);
+                self.settle_stopping(now);
+            }
+            Phase::Idle
+            | Phase::Joining(_)
+            | Phase::Active { .. }
+            | Phase::Leaving(_)
+            | Phase::Stopping(_) => {}
+        }
+    }
+
+    /// All have left: now the peer may know (2.4), and the connection ends.
+    fn settle_left(&mut self, now: Instant) {
+        let Phase::Leaving(leaving) = &self.phase else { return };
+        if !leaving.unleft.is_empty() {
+            return;
+        }
+        let Leaving { session, nonce, why, .. } = leaving.clone();
+        self.phase = Phase::Idle;
+        if nonce.is_some() && nonce == self.conn_nonce() {
+            let io_failed = self.record.io_failed || self.failure.is_some();
+            self.send(ControlMessage::Left { session, io_failed, why: why.clone() });
+            self.close_link(now, &why);
+        }
+    }
+
+    pub(super) fn on_quiet(&mut self, now: Instant, volume: VolumeIndex, session: Session) {
+        if session != self.left_session {
+            return;
+        }
+        self.unquiet.remove(&volume);
+        if self.unquiet.is_empty() {
+            self.timers.clear(Timer::Quiet);
+        }
+        self.settle_stopping(now);
+    }
+
+    /// Whether all I/O of the session left has completed (W7).
+    pub(super) fn is_quiet(&self) -> bool {
+        self.unquiet.is_empty() || !self.config.rules.hold(Rule::QuietBeforeNext)
+    }
+
+    /// A volume that is not quiet within T_io is a failed device (W7, U3).
+    pub(super) fn on_not_quiet(&mut self, now: Instant) {
+        let Some(volume) = self.unquiet.first().copied() else { return };
+        let path = &self.config.volumes[usize::from(volume.0)].path;
+        let waited = self.timings().io_timeout;
+        let text = format!("{path}: input/output has not completed within {waited:?}");
+        self.fail(now, Some(volume), text, false);
+    }
+
+    /// T_hold is over: held requests are discarded and their clients closed.
+    pub(super) fn on_hold_over(&mut self) {
+        self.discarded = true;
+        self.tell_all(&VolumeCommand::DiscardHeld);
+        if matches!(self.state, State::Starting | State::Deciding) {
+            self.transition(State::Limbo, "requests were held long enough; clients are closed");
+        }
+    }
+
+    pub(super) fn on_peer_left(&mut self, now: Instant, io_failed: bool, why: &str) {
+        let peer = &self.config.peer;
+        let text = if io_failed {
+            format!("{peer} left because its disk failed ({why})")
+        } else {
+            format!("{peer} left ({why})")
+        };
+        self.leave(now, &text);
+    }
+
+    pub(super) fn on_peer_stuck(
+        &mut self,
+        now: Instant,
+        volume: VolumeIndex,
+        session: Session,
+        waited_ms: u64,
+    ) {
+        if self.is_in_session(session) {
+            let name = &self.config.volumes[usize::from(volume.0)].name;
+            let peer = &self.config.peer;
+            let why = format!(
+                "{peer} has not acknowledged a request of volume {name} for {waited_ms} ms"
+            );
+            self.leave(now, &why);
+        }
+    }
+
+    pub(super) fn on_peer_disk_failed(&mut self, now: Instant, session: Session) {
+        if self.is_in_session(session) {
+            let why = format!("the disk of {} failed", self.config.peer);
+            self.leave(now, &why);
+        }
+    }
+
+    fn is_in_session(&self, of: Session) -> bool {
+        match &self.phase {
+            Phase::Active { session, .. } => *session == of,
+            Phase::Joining(join) => join.session == of,
+            Phase::Idle | Phase::Leaving(_) | Phase::Stopping(_) => false,
+        }
+    }
+}
