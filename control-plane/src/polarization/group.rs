@@ -296,8 +296,10 @@ impl Group {
         from.check_edge(to, session, why);
         self.state = to;
         self.beat_due = true;
-        let (from, to) = (from.word().word(), to.word().word());
-        tracing::info!(node = %self.config.node, from, to, %session, "{why}");
+        let (from, to) = (from.word(), to.word());
+        tracing::info!(
+            node = %self.config.node, from = from.word(), to = to.word(), %session, "{why}"
+        );
         let why = why.to_owned();
         self.actions.push_back(Action::Decision(Decision { from, to, session, why }));
     }

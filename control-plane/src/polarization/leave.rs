@@ -9,7 +9,6 @@
 use std::collections::BTreeSet;
 
 use base::ids::{ConnNonce, Session, VolumeIndex};
-use base::rules::Rule;
 use base::time::Instant;
 use datapath::port::{Progress, VolumeCommand};
 
@@ -168,7 +167,7 @@ impl Group {
 
     /// Whether all I/O of the session left has completed (W7).
     pub(super) fn is_quiet(&self) -> bool {
-        self.unquiet.is_empty() || !self.config.rules.hold(Rule::QuietBeforeNext)
+        self.unquiet.is_empty()
     }
 
     /// A volume that is not quiet within T_io is a failed device (W7, U3).

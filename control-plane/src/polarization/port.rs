@@ -8,7 +8,7 @@ use datapath::port::VolumeCommand;
 use datapath::storage::IoFault;
 
 use crate::record::{NodeRecord, Stamp, VolumeHeader};
-use crate::wire::ControlMessage;
+use crate::wire::{ControlMessage, StateWord};
 
 /// A volume of the group.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -89,9 +89,9 @@ pub struct DurableFault {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Decision {
     /// State before.
-    pub from: &'static str,
+    pub from: StateWord,
     /// State after.
-    pub to: &'static str,
+    pub to: StateWord,
     /// The session that it is about.
     pub session: Session,
     /// Why.

@@ -12,8 +12,8 @@ use crate::wire::StateWord;
 /// The group at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GroupView {
-    /// The state word of CONTRACT.
-    pub state: &'static str,
+    /// The state.
+    pub state: StateWord,
     /// Whether hosts are served by this node.
     pub serving: bool,
     /// The session, or the last one.
@@ -77,7 +77,7 @@ impl Group {
         };
         let (cause, advice) = self.texts();
         GroupView {
-            state: self.state_word(now).word(),
+            state: self.state_word(now),
             serving: self.is_serving(),
             session: self.session(),
             orderer,
