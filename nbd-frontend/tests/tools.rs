@@ -1,5 +1,5 @@
-//! Other people's clients against the front end. Run by name where the tools are installed
-//! (libnbd-bin, qemu-utils): `cargo test -p nbd-frontend --test tools -- --ignored`.
+//! Other people's clients against the front end: nbdinfo, nbdcopy, qemu-io and their kind, which
+//! `tests/run` installs.
 
 mod support;
 
@@ -28,7 +28,6 @@ fn image(dir: &Path) -> std::path::PathBuf {
 }
 
 #[test]
-#[ignore = "needs nbdinfo"]
 fn nbdinfo_sees_what_is_offered() {
     let server = Server::plain();
     let text = run("nbdinfo", &[&format!("nbd://{}/disk", server.address)]);
@@ -55,7 +54,6 @@ fn nbdinfo_sees_what_is_offered() {
 }
 
 #[test]
-#[ignore = "needs nbdcopy"]
 fn nbdcopy_takes_an_image_in_and_out() {
     let server = Server::plain();
     let dir = tempfile::tempdir().expect("a folder");
@@ -91,14 +89,12 @@ fn qemu_io(arguments: &[&str]) {
 }
 
 #[test]
-#[ignore = "needs qemu-io"]
 fn qemu_io_reads_back_what_it_wrote() {
     let server = Server::plain();
     qemu_io(&["-f", "raw", &format!("nbd://{}/disk", server.address)]);
 }
 
 #[test]
-#[ignore = "needs qemu-io"]
 fn qemu_io_works_inside_tls() {
     let deployment = Deployment::new();
     let node = TlsIdentity::load(&deployment.issue("stretch:node/a")).expect("a node's folder");
@@ -112,7 +108,6 @@ fn qemu_io_works_inside_tls() {
 }
 
 #[test]
-#[ignore = "needs nbdsh"]
 fn nbdsh_works_inside_tls() {
     let deployment = Deployment::new();
     let node = TlsIdentity::load(&deployment.issue("stretch:node/a")).expect("a node's folder");
