@@ -1,3 +1,4 @@
 //! Simulation, checkers and faults for tests of the whole system.
 
+pub mod chaos;
 pub mod checkers;

@@ -2,4 +2,6 @@
 //! the simulator and runs of real processes share them.
 //! Not here: making the histories (`sim`, the `client` crate).
 
+pub mod copies;
+pub mod durability;
 pub mod linearizability;
