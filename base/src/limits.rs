@@ -49,6 +49,14 @@ pub const COMMIT_MORE_MAX: usize = 1024;
 pub const DIGEST_BLOCK_BYTES: u64 = 64 << 10;
 /// Largest volume: 1 PiB, in bytes.
 pub const VOLUME_SIZE_MAX: u64 = 1 << 50;
+/// Connections that one listener of the admin API or of the metrics serves at once, at most.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// Time for one step of an admin or metrics connection: the handshake, the head of a request.
+pub const ADMIN_STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for a whole admin or metrics connection.
+pub const ADMIN_CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest answer of the admin API, in bytes.
+pub const ADMIN_ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Generations remembered in a record (PROTOCOL 2.2 `hist`).
 pub const ANCESTORS_MAX: usize = 32;
 

@@ -11,9 +11,11 @@ pub mod wire;
 
 /// Thin shells: threads, sockets, files.
 pub mod io {
+    pub mod admin_client;
     pub mod admin_server;
     pub mod config_file;
     pub mod demo;
+    mod http_server;
     pub mod metrics;
     pub mod pki_files;
     pub mod record_writer;

@@ -22,7 +22,8 @@ pub const DAYS_DEFAULT: u32 = 3650;
 /// little behind accepts it, in seconds.
 pub const BACKDATED_SECONDS: i64 = 3600;
 
-/// Common name of the CA.
+/// Begins the common name of a CA; its key's id follows, so that the certificates of another
+/// deployment are told apart by their issuer's name already.
 const CA_NAME: &str = "Stretch CA";
 
 /// Why a certificate cannot be made.
@@ -97,7 +98,9 @@ pub struct Request {
 /// The times are impossible.
 pub fn authority(key: &KeyPair, validity: Validity) -> Result<String, PkiError> {
     let mut params = CertificateParams::default();
-    params.distinguished_name = common_name(CA_NAME);
+    let id: String =
+        params.key_identifier(key).iter().take(4).map(|b| format!("{b:02x}")).collect();
+    params.distinguished_name = common_name(&format!("{CA_NAME} {id}"));
     // It signs holders, never another CA.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

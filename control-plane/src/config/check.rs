@@ -118,7 +118,9 @@ fn check_volumes(config: &NodeConfig) -> Checked {
             }
         }
         if let Some(size) = volume.size
-            && (size == 0 || size % limits::BLOCK_BYTES != 0 || size > limits::VOLUME_SIZE_MAX)
+            && (size == 0
+                || !size.is_multiple_of(limits::BLOCK_BYTES)
+                || size > limits::VOLUME_SIZE_MAX)
         {
             return refuse(key("size"), Problem::VolumeSize(size));
         }
