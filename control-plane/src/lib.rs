@@ -13,10 +13,20 @@ pub mod wire;
 pub mod io {
     pub mod admin_client;
     pub mod admin_server;
+    pub mod cli;
     pub mod config_file;
     pub mod demo;
     mod http_server;
+    pub mod init;
     pub mod metrics;
     pub mod pki_files;
+    pub mod decision_file;
+    pub mod front_thread;
+    pub mod group_thread;
+    pub mod mailbox;
+    pub mod node;
+    pub mod peer_link;
+    pub mod record_files;
+    pub mod volume_thread;
     pub mod record_writer;
 }

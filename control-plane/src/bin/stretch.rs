@@ -1,2 +1,10 @@
 //! The `stretch` program.
-fn main() {}
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use control_plane::io::{cli, node};
+
+fn main() -> ExitCode {
+    cli::main(std::env::args_os(), |config| node::run(&config))
+}

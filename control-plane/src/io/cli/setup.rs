@@ -1,0 +1,103 @@
+//! Commands that make or run something: `node`, `demo`, `init`, `pki`.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use base::identity::Identity;
+use base::io::clock;
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use tracing_subscriber::EnvFilter;
+
+use super::args::{DemoArgs, InitArgs, IssueArgs, NodeArgs, PkiCommand};
+use super::{Failure, Outcome, RunNode, say};
+use crate::config::NodeConfig;
+use crate::io::demo::{self, Options};
+use crate::io::{init, pki_files};
+use crate::pki::{Request, Validity};
+
+/// Addresses of the demo: a, b, the witness.
+const DEMO_ADDRESSES: usize = 3;
+
+pub(super) fn node(args: &NodeArgs, run_node: RunNode) -> Outcome {
+    if let Some(parent) = args.die_with_parent {
+        die_with(parent)?;
+    }
+    let config = NodeConfig::load(&args.config)?;
+    begin_log(&config.node.log);
+    run_node(config).map_err(Failure::Refused)
+}
+
+/// From now on the end of the parent is the end of this process, however the parent ends.
+fn die_with(parent: u32) -> Result<(), Failure> {
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(std::io::Error::from)?;
+    // It may have ended before the line above: then no signal comes any more.
+    let current = getppid().map(Pid::as_raw_nonzero).map(|pid| pid.get().unsigned_abs());
+    if current == Some(parent) {
+        return Ok(());
+    }
+    Err(Failure::Refused(anyhow::anyhow!("process {parent}, the parent, has ended")))
+}
+
+fn begin_log(filter: &str) {
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+pub(super) fn demo(args: DemoArgs) -> Outcome {
+    let addresses = match <[_; DEMO_ADDRESSES]>::try_from(args.addresses) {
+        Ok(addresses) => Some(addresses),
+        Err(none) if none.is_empty() => None,
+        Err(some) => {
+            let count = some.len();
+            let text = "--addresses needs three, of a, b and the witness, with commas between";
+            return Err(Failure::Usage(anyhow::anyhow!("{text}; found {count}")));
+        }
+    };
+    let options = Options { dir: args.dir, size: args.size, addresses, prepare: args.prepare };
+    demo::run(&options).map_err(Failure::Refused)
+}
+
+pub(super) fn init(args: &InitArgs) -> Outcome {
+    let config = NodeConfig::load(&args.config)?;
+    let agreement = config.agreement()?;
+    let report = init::init(&config, &agreement, args.source).map_err(Failure::refused)?;
+    for path in &report.made {
+        say(&format!("made {}", path.display()))?;
+    }
+    for path in &report.adopted {
+        say(&format!("adopted {} as it is", path.display()))?;
+    }
+    let places = config.node.record_dirs.each_ref().map(|dir| dir.display().to_string());
+    say(&format!("made the record of node {} in {}", config.node.name, places.join(" and ")))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn pki(command: &PkiCommand) -> Outcome {
+    match command {
+        PkiCommand::Ca { dir, days } => {
+            let validity = Validity::days(clock::unix_seconds(), *days);
+            pki_files::make_authority(dir, validity).map_err(Failure::refused)?;
+            say(&format!("made a CA in {}; keep {} secret", dir.display(), pki_files::CA_KEY))?;
+        }
+        PkiCommand::Issue(args) => issue(args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn issue(args: &IssueArgs) -> Result<(), Failure> {
+    let request = Request {
+        holder: Identity { kind: args.kind, name: args.name.clone() },
+        addresses: args.address.clone(),
+        dns_names: args.dns.clone(),
+        validity: Validity::days(clock::unix_seconds(), args.days),
+    };
+    let folder = pki_files::issue(&args.dir, &request)
+        .with_context(|| format!("no identity for {}", request.holder))
+        .map_err(Failure::Refused)?;
+    say(&format!("made {} in {}", request.holder, folder.display()))
+}

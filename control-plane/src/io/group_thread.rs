@@ -1,0 +1,354 @@
+//! The thread that decides: the group core, its connections to the peer, its timers and the record.
+//!
+//! Owns: the group core, the control connection, the gate. In: the peer's messages, volumes'
+//! reports, durable jobs' ends, the operator's stop. Out: letters to the volumes, the gate, status.
+//! Invariants: everything that was received is handed in before time is (2.4, self-stall rule);
+//! actions are carried out in the order in which the core gave them.
+//! Not here: any decision (`polarization`).
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use base::ids::{ConnNonce, VolumeId, VolumeIndex};
+use base::io::clock;
+use base::time::{Duration, Instant};
+use datapath::gate::Gate;
+use nbd_frontend::exports::{Availability, ExportInfo, ExportTable};
+use nbd_frontend::io::shared_exports::SharedExports;
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, info, warn};
+
+use super::decision_file::DecisionFile;
+use super::mailbox::{Sender, SharedGate};
+use super::peer_link::{ControlLink, DataLink, PeerEvent, PeerLinks};
+use super::record_writer::RecordWriter;
+use super::volume_thread::{Letter, Report, VolumeCounters};
+use crate::polarization::{Action, Group, GroupView};
+use crate::status::{NodeStatus, StatusReport};
+use crate::wire::StateWord;
+
+/// Time between two attempts to reach the peer, at first and at most.
+const DIAL_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How often status is refreshed when nothing happens.
+const STATUS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A volume as the group thread knows it.
+#[derive(Debug)]
+pub struct VolumeHandle {
+    /// Its id, for the binding of data connections.
+    pub id: VolumeId,
+    /// What is exported.
+    pub export: ExportInfo,
+    /// To its thread.
+    pub letters: Sender<Letter>,
+    /// Of its thread.
+    pub counters: Arc<VolumeCounters>,
+}
+
+/// What the group thread is started with.
+pub struct Parts {
+    /// The core, with the record's F0 as its first action.
+    pub group: Group,
+    /// Connections to the peer; none are open.
+    pub links: Rc<PeerLinks>,
+    /// What happens on them.
+    pub peer_events: mpsc::Receiver<PeerEvent>,
+    /// Makes the record durable.
+    pub writer: RecordWriter,
+    /// The volumes, in order.
+    pub volumes: Vec<VolumeHandle>,
+    /// What they report.
+    pub reports: mpsc::Receiver<Report>,
+    /// The right to serve.
+    pub gate: Arc<SharedGate>,
+    /// What can be attached.
+    pub exports: SharedExports,
+    /// The decision log.
+    pub decisions: DecisionFile,
+    /// Fills in what is not the group's: name, pids, uptime ...
+    pub describe: Box<dyn Fn(&GroupView, &[VolumeHandle]) -> NodeStatus + Send>,
+    /// Where status is read.
+    pub status: watch::Sender<Arc<StatusReport>>,
+    /// Becomes true when the operator stops the node.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// Runs until the node has stopped.
+pub async fn run(parts: Parts) {
+    GroupThread::new(parts).run().await;
+}
+
+struct GroupThread {
+    parts: Parts,
+    /// Usually one; the core closes all but the one it wants.
+    controls: Vec<ControlLink>,
+    dialling: bool,
+    dial_at: Instant,
+    dial_wait: Duration,
+    dial_failure: Option<String>,
+    accepting: Option<Availability>,
+    stop_seen: bool,
+    stopped: bool,
+    status_at: Instant,
+}
+
+enum Wake {
+    Peer(PeerEvent),
+    Report(Report),
+    Durable(super::record_writer::JobDone),
+    Stop,
+    Time,
+}
+
+impl GroupThread {
+    fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            controls: Vec::new(),
+            dialling: false,
+            dial_at: Instant::ZERO,
+            dial_wait: DIAL_RETRY.0,
+            dial_failure: None,
+            accepting: None,
+            stop_seen: false,
+            stopped: false,
+            status_at: Instant::ZERO,
+        }
+    }
+
+    async fn run(mut self) {
+        self.act();
+        while !self.stopped {
+            let wake = self.wait().await;
+            self.handle(wake);
+            // Everything else that is already here comes before time does.
+            tokio::task::yield_now().await;
+            while let Some(wake) = self.poll() {
+                self.handle(wake);
+            }
+            let now = clock::now();
+            if self.parts.group.next_deadline().is_some_and(|deadline| deadline <= now) {
+                self.parts.group.handle_time(now);
+                self.act();
+            }
+            self.dial_if_wanted(now);
+            self.publish_status(now);
+        }
+        self.publish_status(Instant::NEVER);
+    }
+
+    async fn wait(&mut self) -> Wake {
+        let now = clock::now();
+        let mut deadline = self.status_at + STATUS_INTERVAL;
+        deadline = deadline.min(self.parts.group.next_deadline().unwrap_or(Instant::NEVER));
+        if self.parts.group.wants_control() && !self.dialling {
+            deadline = deadline.min(self.dial_at);
+        }
+        let parts = &mut self.parts;
+        tokio::select! {
+            biased;
+            Some(event) = parts.peer_events.recv() => Wake::Peer(event),
+            Some(report) = parts.reports.recv() => Wake::Report(report),
+            Some(done) = parts.writer.next_done() => Wake::Durable(done),
+            Ok(()) = parts.stop.changed(), if !self.stop_seen => Wake::Stop,
+            () = tokio::time::sleep(deadline.since(now)) => Wake::Time,
+        }
+    }
+
+    fn poll(&mut self) -> Option<Wake> {
+        let parts = &mut self.parts;
+        if let Ok(event) = parts.peer_events.try_recv() {
+            return Some(Wake::Peer(event));
+        }
+        if let Ok(report) = parts.reports.try_recv() {
+            return Some(Wake::Report(report));
+        }
+        parts.writer.try_done().map(Wake::Durable)
+    }
+
+    fn handle(&mut self, wake: Wake) {
+        let now = clock::now();
+        let group = &mut self.parts.group;
+        match wake {
+            Wake::Peer(event) => self.handle_peer(now, event),
+            Wake::Report(report) => group.handle_volume(now, report.volume, report.report),
+            Wake::Durable(done) => group.handle_durable(now, done.ticket, done.result),
+            Wake::Stop => {
+                self.stop_seen = true;
+                info!("stopping");
+                group.handle_stop(now);
+            }
+            Wake::Time => {}
+        }
+        self.act();
+    }
+
+    fn handle_peer(&mut self, now: Instant, event: PeerEvent) {
+        let group = &mut self.parts.group;
+        match event {
+            PeerEvent::Up(link) => {
+                self.dialling = false;
+                self.dial_wait = DIAL_RETRY.0;
+                self.dial_failure = None;
+                let conn_nonce = link.conn_nonce;
+                self.controls.push(link);
+                group.handle_control_up(now, conn_nonce);
+            }
+            PeerEvent::DialFailed { why } => {
+                self.dialling = false;
+                self.retry_later(now);
+                if self.dial_failure.as_ref() != Some(&why) {
+                    warn!("cannot reach the peer: {why}");
+                    self.dial_failure = Some(why);
+                }
+            }
+            PeerEvent::Message { conn_nonce, message } => {
+                group.handle_control(now, conn_nonce, message);
+            }
+            PeerEvent::Lost { conn_nonce, why } => {
+                self.close_control(conn_nonce);
+                self.parts.group.handle_control_lost(now, conn_nonce, &why);
+            }
+            PeerEvent::Data(link) => self.attach_data(link),
+            PeerEvent::DataFailed { conn_nonce, why } => {
+                let why = format!("no data connection: {why}");
+                self.close_control(conn_nonce);
+                self.parts.group.handle_control_lost(now, conn_nonce, &why);
+            }
+        }
+    }
+
+    fn attach_data(&mut self, link: DataLink) {
+        let DataLink { socket, conn_nonce, volume, volume_id, sequence } = link;
+        let known = self.parts.volumes.get(usize::from(volume.0));
+        let expected = self.parts.group.conn_nonce() == Some(conn_nonce);
+        let Some(handle) = known.filter(|v| volume_id.is_none_or(|id| id == v.id) && expected) else {
+            debug!(?conn_nonce, ?volume, "a data connection of an earlier connection is dropped");
+            return;
+        };
+        let letter = Letter::Link { socket, conn_nonce, sequence, leftover: Vec::new() };
+        post(handle, letter);
+    }
+
+    /// Carries out what the core wants.
+    fn act(&mut self) {
+        while let Some(action) = self.parts.group.poll_action() {
+            match action {
+                Action::SendControl { conn_nonce, message } => self.send(conn_nonce, message),
+                Action::CloseControl { conn_nonce, why } => {
+                    debug!(?conn_nonce, why, "closing the control connection");
+                    self.close_control(conn_nonce);
+                }
+                Action::ConnectData { conn_nonce } => {
+                    for (index, volume) in self.parts.volumes.iter().enumerate() {
+                        let index = VolumeIndex(u16::try_from(index).expect("volumes are few"));
+                        self.parts.links.dial_data(conn_nonce, index, volume.id);
+                    }
+                }
+                Action::Volume(index, command) => {
+                    post(&self.parts.volumes[usize::from(index.0)], Letter::Command(command));
+                }
+                Action::Durable { ticket, steps } => self.parts.writer.submit(ticket, steps),
+                Action::PublishGate(gate) => self.publish_gate(gate),
+                Action::Decision(decision) => self.parts.decisions.append(&decision),
+                Action::Stopped => {
+                    self.stopped = true;
+                    for volume in &self.parts.volumes {
+                        post(volume, Letter::Exit);
+                    }
+                }
+            }
+        }
+    }
+
+    fn publish_gate(&mut self, gate: Gate) {
+        self.parts.gate.publish(gate);
+    }
+
+    fn send(&mut self, conn_nonce: ConnNonce, message: crate::wire::ControlMessage) {
+        let Some(link) = self.controls.iter().find(|link| link.conn_nonce == conn_nonce) else {
+            return;
+        };
+        if !link.send(message) {
+            // The peer does not read: silence will tell the core, as on any dead link.
+            warn!(?conn_nonce, "the control connection takes no more messages");
+        }
+    }
+
+    fn close_control(&mut self, conn_nonce: ConnNonce) {
+        let before = self.controls.len();
+        self.controls.retain(|link| link.conn_nonce != conn_nonce);
+        if self.controls.len() < before {
+            self.retry_later(clock::now());
+        }
+    }
+
+    fn retry_later(&mut self, now: Instant) {
+        self.dial_at = now + self.dial_wait;
+        self.dial_wait = (self.dial_wait * 2).min(DIAL_RETRY.1);
+    }
+
+    fn dial_if_wanted(&mut self, now: Instant) {
+        let wanted = self.parts.group.wants_control() && !self.dialling;
+        if wanted && now >= self.dial_at && !self.stopped {
+            self.dialling = true;
+            self.parts.links.dial();
+        }
+    }
+
+    fn publish_status(&mut self, now: Instant) {
+        let view_at = if now == Instant::NEVER { clock::now() } else { now };
+        let view = self.parts.group.view(view_at);
+        self.publish_exports(&view);
+        let mut status = (self.parts.describe)(&view, &self.parts.volumes);
+        if !status.peer.reachable
+            && let Some(why) = &self.dial_failure
+            && !status.cause.is_empty()
+        {
+            status.cause = format!("{} (last attempt: {why})", status.cause);
+        }
+        let changed = {
+            let last = &self.parts.status.borrow().status;
+            (last.state, last.serving, &last.cause) != (status.state, status.serving, &status.cause)
+        };
+        if changed || now.since(self.status_at) >= STATUS_INTERVAL {
+            self.status_at = view_at;
+            self.parts.status.send_replace(Arc::new(StatusReport { at: view_at, status }));
+        }
+    }
+
+    /// New clients are taken while the node serves, or may again in a moment.
+    fn publish_exports(&mut self, view: &GroupView) {
+        let availability = if view.serving || view.state == StateWord::Deciding {
+            Availability::Accepting
+        } else {
+            Availability::Refused(format!("this node does not serve now ({})", view.state.word()))
+        };
+        let shutting_down = self.stop_seen;
+        if self.accepting.as_ref() == Some(&availability) && !shutting_down {
+            return;
+        }
+        let exports = self.parts.volumes.iter().map(|volume| {
+            let mut export = volume.export.clone();
+            export.availability = availability.clone();
+            export
+        });
+        let mut table = ExportTable::new(exports.collect());
+        if shutting_down {
+            table = table.with_shutdown();
+        }
+        self.parts.exports.replace(table);
+        self.accepting = Some(availability);
+    }
+}
+
+/// Puts a letter into a volume's mailbox. Letters are few: a full box is a thread that hangs.
+fn post(volume: &VolumeHandle, letter: Letter) {
+    assert!(volume.letters.send(letter).is_ok(), "the thread of a volume takes its letters");
+}
+
+/// Attached clients of one volume.
+pub fn clients_of(volume: &VolumeHandle) -> u64 {
+    volume.counters.clients.load(Ordering::Relaxed)
+}

@@ -1,0 +1,419 @@
+//! One node process from its configuration to its end: opens everything, starts the threads, waits.
+//!
+//! Threads: `group` decides, one `volume-N` per volume moves bytes, `front` negotiates and answers
+//! people, `record` makes things durable. A panic anywhere ends the process: one node stopping is a
+//! fault that the pair survives.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context, Result, anyhow};
+use base::ids::{Incarnation, VolumeIndex};
+use base::io::clock;
+use base::io::tcp;
+use base::io::tls::TlsIdentity;
+use base::rules::Rules;
+use base::time::Instant;
+use datapath::io::backing::{Backing, Direct};
+use datapath::io::engine::Engine;
+use datapath::volume::VolumeConfig;
+use nbd_frontend::admission::Caps;
+use nbd_frontend::exports::{Availability, ExportInfo, ExportTable};
+use nbd_frontend::io::acceptor::AcceptorConfig;
+use nbd_frontend::io::shared_exports::SharedExports;
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
+use tracing::{error, info};
+
+use super::admin_server::AdminState;
+use super::config_file::load_pair;
+use super::decision_file::DecisionFile;
+use super::front_thread::{self, FrontVolume};
+use super::group_thread::{self, VolumeHandle};
+use super::mailbox::{SharedGate, mailbox};
+use super::metrics::Metrics;
+use super::peer_link::{PeerLinks, random_bytes};
+use super::record_writer::{self, VolumeParts};
+use super::volume_thread::{self, Letter, MAILBOX_LETTERS, Report, VolumeCounters};
+use crate::config::{self, NbdTls, NodeConfig, PairConfig};
+use crate::polarization::{Group, GroupConfig, GroupView, GroupVolume};
+use crate::status::{NodeStatus, ResyncRole, ResyncStatus, State, StatusReport, VolumeStatus};
+
+/// Reports of volumes not yet taken by the group thread, at most.
+const REPORTS_MAX: usize = 1024;
+/// Events of peer connections not yet taken, at most.
+const PEER_EVENTS_MAX: usize = 1024;
+/// Measurements not yet folded in, at most; more are dropped.
+const MEASURED_MAX: usize = 64;
+
+/// Runs a node until it is stopped or fails.
+///
+/// # Errors
+/// What keeps it from starting: which file or address, and what to do.
+pub fn run(config: &NodeConfig) -> Result<ExitCode> {
+    end_process_on_panic();
+    let identity = config.load_identity()?;
+    let pair = load_pair(&config.node.record_dirs)
+        .context("this node has no pair configuration: run `stretch init` once")?;
+    let backings = open_volumes(config, &pair)?;
+    let node = Node::start(config, pair, identity, backings)?;
+    node.wait()
+}
+
+fn end_process_on_panic() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        default(panic);
+        error!("{panic}");
+        std::process::abort();
+    }));
+}
+
+fn open_volumes(config: &NodeConfig, pair: &PairConfig) -> Result<Vec<Arc<Backing>>> {
+    let mut backings = Vec::new();
+    for (volume, local) in pair.volumes.iter().zip(config.local_volumes(pair)?) {
+        let direct = match local.direct {
+            config::Direct::Auto => Direct::Auto,
+            config::Direct::On => Direct::On,
+            config::Direct::Off => Direct::Off,
+        };
+        let backing = Backing::open(&local.path, volume.size, direct)
+            .with_context(|| format!("volume {}", volume.name))?;
+        backings.push(Arc::new(backing));
+    }
+    Ok(backings)
+}
+
+struct Node {
+    threads: Vec<JoinHandle<()>>,
+    group: JoinHandle<()>,
+    front: JoinHandle<()>,
+    stop: watch::Sender<bool>,
+    end: watch::Sender<bool>,
+}
+
+impl Node {
+    fn start(
+        config: &NodeConfig,
+        pair: PairConfig,
+        identity: TlsIdentity,
+        backings: Vec<Arc<Backing>>,
+    ) -> Result<Self> {
+        let rules = Rules::ALL_HOLD;
+        let timers = pair.timers.timers();
+        let started = record_writer::start(
+            &config.node.name,
+            &config.node.data_dir,
+            &config.node.record_dirs,
+            &volume_parts(&pair, &backings),
+            Incarnation(random_bytes()),
+            rules,
+        )?;
+        for text in started.state.texts() {
+            error!("{text}");
+        }
+        let group_config = group_config(config, &pair, &backings, rules);
+        let gate = Arc::new(SharedGate::default());
+        let (reports, report_queue) = mpsc::channel::<Report>(REPORTS_MAX);
+        let (measured, measured_queue) = mpsc::channel(MEASURED_MAX);
+        let mut threads = Vec::new();
+        let mut handles = Vec::new();
+        let mut fronts = Vec::new();
+        for (index, (volume, backing)) in pair.volumes.iter().zip(&backings).enumerate() {
+            let (letters, mail) = mailbox::<Letter>(MAILBOX_LETTERS)?;
+            let counters = Arc::new(VolumeCounters::default());
+            let parts = volume_thread::Parts {
+                config: VolumeConfig {
+                    index: VolumeIndex(u16::try_from(index).context("too many volumes")?),
+                    size: volume.size,
+                    io_timeout: timers.io_timeout,
+                    rules,
+                },
+                mail,
+                reports: reports.clone(),
+                gate: gate.clone(),
+                counters: counters.clone(),
+                measured: measured.clone(),
+            };
+            threads.push(spawn_volume(index, parts, backing.clone())?);
+            let mut export = ExportInfo::new(volume.name.clone(), volume.size);
+            export.fast_zero = backing.zero_is_fast();
+            export.availability = Availability::Refused("this node has just started".to_owned());
+            fronts.push(FrontVolume { name: volume.name.clone(), letters: letters.clone() });
+            handles.push(VolumeHandle { id: volume.id, export, letters, counters });
+        }
+        let table = ExportTable::new(handles.iter().map(|handle| handle.export.clone()).collect());
+        let exports = SharedExports::new(table);
+        let (stop, stop_seen) = watch::channel(false);
+        let (end, end_seen) = watch::channel(false);
+        let base_status = NodeStatus::starting(
+            config.node.name.clone(),
+            config.peer.name.clone(),
+            pair.preferred.clone(),
+            std::process::id(),
+        );
+        let first = StatusReport { at: clock::now(), status: base_status.clone() };
+        let (status, status_seen) = watch::channel(Arc::new(first));
+        let (_pair_sender, pair_seen) = watch::channel(Arc::new(pair.clone()));
+        let front = spawn_front(front_thread::Parts {
+            nbd: AcceptorConfig {
+                address: config.nbd.listen,
+                tls: (config.nbd.tls == NbdTls::Required).then(|| identity.nbd_server.clone()),
+                alive: timers.alive,
+                caps: Caps::DEFAULT,
+            },
+            exports: exports.clone(),
+            volumes: fronts,
+            admin_socket: config.admin.socket.clone(),
+            admin_listen: config.admin.listen,
+            metrics_listen: config.metrics.listen,
+            identity: identity.clone(),
+            admin: AdminState { status: status_seen, pair: pair_seen },
+            metrics: Metrics::new(&config.node.name),
+            measured: measured_queue,
+            stop: end_seen,
+        })?;
+        let decisions = DecisionFile::open(
+            &config.node.data_dir.join("events.jsonl"),
+            config.node.name.as_str(),
+        );
+        let began = clock::now();
+        let group = spawn_group(GroupStart {
+            group_config,
+            state: started.state,
+            writer: started.writer,
+            identity,
+            local: config.node.address,
+            remote: config.peer.address,
+            handles,
+            reports: report_queue,
+            gate,
+            exports,
+            decisions,
+            describe: Box::new(move |view, volumes| {
+                describe(&base_status, &pair, began, view, volumes)
+            }),
+            status,
+            stop: stop_seen,
+        })?;
+        Ok(Self { threads, group, front, stop, end })
+    }
+
+    /// Waits for a signal, then for everything to end in order.
+    fn wait(self) -> Result<ExitCode> {
+        let runtime = current_thread_runtime()?;
+        info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "node runs");
+        let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+        runtime.block_on(async {
+            let mut terminate = signal(SignalKind::terminate())?;
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            io::Result::Ok(())
+        })?;
+        let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+        self.stop.send_replace(true);
+        let failed = |_| anyhow!("a thread failed while the node was stopping");
+        self.group.join().map_err(failed)?;
+        for thread in self.threads {
+            thread.join().map_err(failed)?;
+        }
+        self.end.send_replace(true);
+        self.front.join().map_err(failed)?;
+        info!("node stopped");
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn volume_parts(pair: &PairConfig, backings: &[Arc<Backing>]) -> Vec<VolumeParts> {
+    let parts = |(volume, backing): (&config::PairVolume, &Arc<Backing>)| VolumeParts {
+        name: volume.name.clone(),
+        id: volume.id,
+        backing: backing.clone(),
+    };
+    pair.volumes.iter().zip(backings).map(parts).collect()
+}
+
+fn group_config(
+    config: &NodeConfig,
+    pair: &PairConfig,
+    backings: &[Arc<Backing>],
+    rules: Rules,
+) -> GroupConfig {
+    let volume = |(volume, backing): (&config::PairVolume, &Arc<Backing>)| GroupVolume {
+        name: volume.name.clone(),
+        id: volume.id,
+        size: volume.size,
+        path: backing.path().display().to_string(),
+        granule_bytes: backing.granule_bytes(),
+        trim_zeroes: true,
+    };
+    GroupConfig {
+        node: config.node.name.clone(),
+        peer: config.peer.name.clone(),
+        pair_id: pair.id,
+        volumes: pair.volumes.iter().zip(backings).map(volume).collect(),
+        timers: pair.timers.timers(),
+        rules,
+    }
+}
+
+fn current_thread_runtime() -> io::Result<runtime::Runtime> {
+    runtime::Builder::new_current_thread().enable_all().build()
+}
+
+fn spawn_volume(
+    index: usize,
+    parts: volume_thread::Parts,
+    backing: Arc<Backing>,
+) -> io::Result<JoinHandle<()>> {
+    let (ready, started) = std::sync::mpsc::channel();
+    let thread = thread::Builder::new().name(format!("volume-{index}")).spawn(move || {
+        // The engine belongs to the thread that uses it.
+        match Engine::start(&backing) {
+            Ok(engine) => {
+                let _ = ready.send(Ok(()));
+                if let Err(error) = volume_thread::run(parts, engine) {
+                    panic!("the loop of a volume failed: {error}");
+                }
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+            }
+        }
+    })?;
+    started.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended")))?;
+    Ok(thread)
+}
+
+fn spawn_front(parts: front_thread::Parts) -> Result<JoinHandle<()>> {
+    let (ready, started) = std::sync::mpsc::channel();
+    let thread = thread::Builder::new().name("front".to_owned()).spawn(move || {
+        let runtime = current_thread_runtime().expect("a runtime needs only an epoll descriptor");
+        runtime.block_on(front_thread::run(parts, ready));
+    })?;
+    started.recv().context("the front thread ended")??;
+    Ok(thread)
+}
+
+struct GroupStart {
+    group_config: GroupConfig,
+    state: crate::record::StartState,
+    writer: record_writer::RecordWriter,
+    identity: TlsIdentity,
+    local: std::net::SocketAddr,
+    remote: std::net::SocketAddr,
+    handles: Vec<VolumeHandle>,
+    reports: mpsc::Receiver<Report>,
+    gate: Arc<SharedGate>,
+    exports: SharedExports,
+    decisions: DecisionFile,
+    describe: Box<dyn Fn(&GroupView, &[VolumeHandle]) -> NodeStatus + Send>,
+    status: watch::Sender<Arc<StatusReport>>,
+    stop: watch::Receiver<bool>,
+}
+
+fn spawn_group(start: GroupStart) -> Result<JoinHandle<()>> {
+    let (ready, started) = std::sync::mpsc::channel();
+    let thread = thread::Builder::new().name("group".to_owned()).spawn(move || {
+        let runtime = current_thread_runtime().expect("a runtime needs only an epoll descriptor");
+        let local = LocalSet::new();
+        runtime.block_on(local.run_until(async move {
+            let dials = start.group_config.dials();
+            let listener = if dials { None } else { Some(tcp::listen(start.local)) };
+            let listener = match listener.transpose() {
+                Ok(listener) => listener,
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                    return;
+                }
+            };
+            let _ = ready.send(Ok(()));
+            run_group(start, listener).await;
+        }));
+    })?;
+    started.recv().context("the group thread ended")?.context("the address of the peer link")?;
+    Ok(thread)
+}
+
+async fn run_group(start: GroupStart, listener: Option<tokio::net::TcpListener>) {
+    let (events, peer_events) = mpsc::channel(PEER_EVENTS_MAX);
+    let links = PeerLinks::new(
+        start.identity,
+        start.local,
+        start.remote,
+        start.group_config.peer.clone(),
+        start.group_config.timers.alive,
+        events,
+    );
+    if let Some(listener) = listener {
+        tokio::task::spawn_local(links.clone().accept(listener));
+    }
+    group_thread::run(group_thread::Parts {
+        group: Group::new(clock::now(), start.group_config, start.state),
+        links,
+        peer_events,
+        writer: start.writer,
+        volumes: start.handles,
+        reports: start.reports,
+        gate: start.gate,
+        exports: start.exports,
+        decisions: start.decisions,
+        describe: start.describe,
+        status: start.status,
+        stop: start.stop,
+    })
+    .await;
+}
+
+/// Status as people see it, from what the group and the volume threads know.
+fn describe(
+    base: &NodeStatus,
+    pair: &PairConfig,
+    began: Instant,
+    view: &GroupView,
+    volumes: &[VolumeHandle],
+) -> NodeStatus {
+    let mut status = base.clone();
+    status.state = view.state.word().parse().unwrap_or(State::Starting);
+    status.serving = view.serving;
+    status.session = view.session;
+    status.orderer = view.orderer.clone();
+    status.cause = view.cause.clone();
+    status.advice = view.advice.clone();
+    status.uptime_ms = milliseconds(clock::now().since(began));
+    status.peer.reachable = view.peer.reachable;
+    status.peer.state = view.peer.state.and_then(|state| state.word().parse().ok());
+    status.peer.last_seen_ms = view.peer.last_seen_ms;
+    status.volumes = pair
+        .volumes
+        .iter()
+        .zip(volumes)
+        .zip(&view.volumes)
+        .map(|((volume, handle), view)| VolumeStatus {
+            name: volume.name.clone(),
+            size: volume.size,
+            dirty_bytes: None,
+            marked_bytes: None,
+            clients: u32::try_from(group_thread::clients_of(handle)).unwrap_or(u32::MAX),
+            resync: view.resync.map(|resync| ResyncStatus {
+                role: if resync.role == "source" { ResyncRole::Source } else { ResyncRole::Target },
+                done_bytes: resync.done_bytes,
+                todo_bytes: resync.todo_bytes,
+                bytes_per_s: (resync.bytes_per_s > 0).then_some(resync.bytes_per_s),
+                eta_ms: resync.eta_ms,
+            }),
+        })
+        .collect();
+    status
+}
+
+fn milliseconds(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,251 @@
+//! The attached NBD clients of one volume: sockets and their cores.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+
+use base::ids::ClientId;
+use base::io::clock;
+use base::io::socket::Socket;
+use base::limits::TURN_BYTES_MAX;
+use base::request::{Completion, Operation, RequestId};
+use datapath::outbox::CloseReason;
+use nbd_frontend::client::Client;
+use nbd_frontend::io::acceptor::{Attached, Place};
+use nbd_frontend::proto::request::Command;
+use tracing::info;
+
+use crate::io::metrics::{Latencies, Op, Phase};
+
+struct Connection {
+    socket: Socket,
+    client: Client,
+    peer: SocketAddr,
+    readable: bool,
+    gone: bool,
+    /// Frees the client's place under the cap when the connection is dropped.
+    _place: Place,
+}
+
+#[derive(Default)]
+pub(super) struct Clients {
+    connections: BTreeMap<ClientId, Connection>,
+    /// Those that have something to receive, to send or to end: a turn looks at no others.
+    active: BTreeSet<ClientId>,
+    /// Requests that became ready outside of a receive.
+    ready: VecDeque<(RequestId, Operation)>,
+    next_id: u64,
+}
+
+impl Clients {
+    pub(super) fn next_id(&mut self) -> ClientId {
+        self.next_id += 1;
+        ClientId(self.next_id)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+
+    pub(super) fn attach(&mut self, id: ClientId, attached: Attached) {
+        let Attached { mut socket, terms, leftover, peer, host: _, place } = attached;
+        let mut client = Client::new(terms);
+        client.handle_bytes(clock::now(), &leftover);
+        let decrypted = socket.receive_decrypted(|bytes| client.handle_bytes(clock::now(), bytes));
+        if decrypted.is_err() {
+            client.handle_connection_lost();
+        }
+        let connection = Connection {
+            socket,
+            client,
+            peer,
+            readable: true,
+            gone: false,
+            _place: place,
+        };
+        self.connections.insert(id, connection);
+        self.active.insert(id);
+    }
+
+    pub(super) fn note(&mut self, number: u64, readable: bool, gone: bool) {
+        let id = ClientId(number);
+        // An event of a connection that was closed in the meantime is of no interest.
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.readable |= readable;
+            connection.gone |= gone;
+            self.active.insert(id);
+        }
+    }
+
+    /// Whether the next turn has something to receive or to hand on.
+    pub(super) fn has_input(&self) -> bool {
+        let wants = |id| {
+            let connection: &Connection = &self.connections[id];
+            connection.readable && connection.client.wants_input()
+        };
+        !self.ready.is_empty() || self.active.iter().any(wants)
+    }
+
+    /// Receives from every client that has something and may send.
+    pub(super) fn receive(
+        &mut self,
+        scratch: &mut [u8],
+        mut request: impl FnMut(RequestId, Operation),
+    ) {
+        for (id, operation) in self.ready.drain(..) {
+            request(id, operation);
+        }
+        for id in &self.active {
+            let connection = self.connections.get_mut(id).expect("an active one is attached");
+            connection.receive(scratch);
+            while let Some((tag, operation)) = connection.client.poll_request() {
+                request(RequestId { client: *id, tag }, operation);
+            }
+        }
+    }
+
+    pub(super) fn complete(
+        &mut self,
+        id: RequestId,
+        completion: Completion,
+        latencies: &mut Latencies,
+    ) {
+        if let Some(connection) = self.connections.get_mut(&id.client) {
+            let now = clock::now();
+            if let Some(request) = connection.client.in_flight(id.tag)
+                && let Some(op) = op_of(request.command)
+            {
+                latencies.record(op, Phase::Total, now.since(request.begun));
+                if let Completion::Failed(_) = completion {
+                    latencies.count_error(op);
+                }
+            }
+            connection.client.handle_completion(now, id.tag, completion);
+            self.active.insert(id.client);
+        }
+    }
+
+    pub(super) fn close(&mut self, client: ClientId, why: &CloseReason) {
+        self.active.remove(&client);
+        self.ready.retain(|(id, _)| id.client != client);
+        if let Some(connection) = self.connections.remove(&client) {
+            info!(peer = %connection.peer, reason = %why, "closing an NBD client");
+        }
+    }
+
+    pub(super) fn close_all(&mut self, why: CloseReason) {
+        if why == CloseReason::Stopping {
+            for (id, connection) in &mut self.connections {
+                connection.client.handle_shutdown(clock::now());
+                self.active.insert(*id);
+            }
+            return;
+        }
+        self.active.clear();
+        self.ready.clear();
+        for (_, connection) in std::mem::take(&mut self.connections) {
+            info!(peer = %connection.peer, reason = %why, "closing an NBD client");
+        }
+    }
+
+    /// Sends what the turn brought and drops the connections that are over; returns those.
+    pub(super) fn flush(&mut self) -> Vec<ClientId> {
+        let mut over = Vec::new();
+        let mut idle = Vec::new();
+        for id in &self.active {
+            let connection = self.connections.get_mut(id).expect("an active one is attached");
+            if connection.flush() {
+                over.push(*id);
+                continue;
+            }
+            while let Some((tag, operation)) = connection.client.poll_request() {
+                self.ready.push_back((RequestId { client: *id, tag }, operation));
+            }
+            if !connection.readable {
+                idle.push(*id);
+            }
+        }
+        for id in &idle {
+            self.active.remove(id);
+        }
+        for id in &over {
+            self.active.remove(id);
+            self.ready.retain(|(request, _)| request.client != *id);
+            self.connections.remove(id);
+        }
+        over
+    }
+}
+
+fn op_of(command: Command) -> Option<Op> {
+    match command {
+        Command::Read => Some(Op::Read),
+        Command::Write => Some(Op::Write),
+        Command::WriteZeroes => Some(Op::WriteZeroes),
+        Command::Trim => Some(Op::Trim),
+        Command::Flush => Some(Op::Flush),
+        Command::Cache => Some(Op::Cache),
+        Command::Disconnect | Command::BlockStatus | Command::Other(_) => None,
+    }
+}
+
+impl Connection {
+    fn receive(&mut self, scratch: &mut [u8]) {
+        let now = clock::now();
+        let client = &mut self.client;
+        let mut budget = TURN_BYTES_MAX;
+        while self.readable && client.wants_input() && budget > 0 {
+            // One piece at a time: the client may have had enough after any of them.
+            let piece = scratch.len().min(budget);
+            let received =
+                self.socket.receive(&mut scratch[..piece], 1, |bytes| client.handle_bytes(now, bytes));
+            match received {
+                Err(_) => {
+                    self.readable = false;
+                    client.handle_connection_lost();
+                }
+                Ok(received) if received.closed => {
+                    self.readable = false;
+                    client.handle_peer_closed();
+                }
+                Ok(received) => {
+                    self.readable = received.more || (self.gone && received.bytes > 0);
+                    budget = budget.saturating_sub(received.bytes);
+                    if self.gone && !self.readable {
+                        client.handle_connection_lost();
+                    }
+                }
+            }
+        }
+    }
+
+    /// `true` when the connection is over.
+    fn flush(&mut self) -> bool {
+        while let Some(piece) = self.client.poll_output() {
+            self.socket.queue(piece);
+        }
+        let now = clock::now();
+        if self.socket.wants_write() {
+            if self.socket.flush().is_err() {
+                self.client.handle_connection_lost();
+            }
+            self.client.handle_backlog(now, self.socket.backlog());
+        }
+        match self.client.ended() {
+            None => false,
+            Some(end) => {
+                if end.is_orderly() && self.socket.wants_write() {
+                    return false;
+                }
+                if end.is_orderly() {
+                    self.socket.finish();
+                }
+                info!(peer = %self.peer, reason = %end, "NBD client gone");
+                true
+            }
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! The hot path of one volume on one thread: its NBD clients after GO, its core, its backing store,
+//! its data link. Collect, feed, drain, flush each socket once; nothing is decided here.
+//!
+//! Owns: every descriptor of the hot path. In: readiness, letters of the group. Out: bytes, I/O,
+//! reports.
+//! Invariants: one sample of clock and gate per settled turn, after the last receive and the last
+//! reaped completion. G2a hosts' bytes are received only while the data link can take them.
+//! Not here: negotiation (nbd-frontend), control link and timers (`group_thread`).
+
+mod clients;
+mod link;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use base::ids::{ConnNonce, VolumeIndex};
+use base::io::clock;
+use base::io::socket::Socket;
+use base::limits::{LINK_BACKLOG_MAX, TURN_BYTES_MAX, WRITES_MAX};
+use base::time::{Duration, Instant};
+use datapath::io::engine::Engine;
+use datapath::outbox::Action;
+use datapath::port::{VolumeCommand, VolumeReport};
+use datapath::storage::IoCompletion;
+use datapath::volume::{Volume, VolumeConfig};
+use nbd_frontend::io::acceptor::Attached;
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll;
+use tokio::sync::mpsc;
+
+use super::mailbox::{Receiver, SharedGate};
+use super::metrics::Latencies;
+use clients::Clients;
+use link::Link;
+
+/// Letters that wait for a volume thread, at most.
+pub const MAILBOX_LETTERS: usize = 1024;
+/// Bytes taken by one receive call.
+const SCRATCH_BYTES: usize = 256 << 10;
+/// How often measurements are handed on.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
+/// Time that attached clients get to take their last replies when the process ends.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+const TOKEN_MAIL: u64 = 0;
+const TOKEN_ENGINE: u64 = 1;
+const TOKEN_LINK: u64 = 2;
+/// Clients' tokens begin here.
+const TOKEN_CLIENTS: u64 = 16;
+
+/// To a volume thread.
+#[derive(Debug)]
+pub enum Letter {
+    /// The group decided.
+    Command(VolumeCommand),
+    /// The data connection of a control connection, its binding exchanged.
+    Link {
+        /// Non-blocking, with its TLS state.
+        socket: Socket,
+        /// Which control connection.
+        conn_nonce: ConnNonce,
+        /// Frames sent and received before.
+        sequence: (u64, u64),
+        /// Plain text received with the binding.
+        leftover: Vec<u8>,
+    },
+    /// A client that reached GO.
+    Client(Box<Attached>),
+    /// End when the clients are gone.
+    Exit,
+}
+
+/// From a volume thread to the group thread.
+#[derive(Debug)]
+pub struct Report {
+    /// Which volume.
+    pub volume: VolumeIndex,
+    /// What it says.
+    pub report: VolumeReport,
+}
+
+/// What people may see of a volume thread.
+#[derive(Debug, Default)]
+pub struct VolumeCounters {
+    /// Attached clients.
+    pub clients: AtomicU64,
+    /// Requests answered.
+    pub requests: AtomicU64,
+    /// Turns of the loop.
+    pub turns: AtomicU64,
+}
+
+/// What a volume thread is started with.
+#[derive(Debug)]
+pub struct Parts {
+    /// For the core.
+    pub config: VolumeConfig,
+    /// Where letters come from.
+    pub mail: Receiver<Letter>,
+    /// Where reports go.
+    pub reports: mpsc::Sender<Report>,
+    /// The right to serve.
+    pub gate: Arc<SharedGate>,
+    /// For status and metrics.
+    pub counters: Arc<VolumeCounters>,
+    /// Where measurements go once a second.
+    pub measured: mpsc::Sender<(usize, Box<Latencies>)>,
+}
+
+/// Runs until it is told to exit. The engine is made by the thread itself.
+///
+/// # Errors
+/// The kernel refuses epoll, or waiting fails.
+pub fn run(parts: Parts, engine: Engine) -> io::Result<()> {
+    VolumeThread::new(parts, engine)?.run()
+}
+
+struct VolumeThread {
+    volume: Volume,
+    engine: Engine,
+    index: VolumeIndex,
+    mail: Receiver<Letter>,
+    reports: mpsc::Sender<Report>,
+    gate: Arc<SharedGate>,
+    counters: Arc<VolumeCounters>,
+    measured: mpsc::Sender<(usize, Box<Latencies>)>,
+    latencies: Box<Latencies>,
+    /// When what was measured is handed on; none while there is nothing.
+    measured_at: Option<Instant>,
+    epoll: std::os::fd::OwnedFd,
+    clients: Clients,
+    link: Option<Link>,
+    scratch: Box<[u8]>,
+    completions: Vec<IoCompletion>,
+    exit_at: Option<Instant>,
+}
+
+impl VolumeThread {
+    fn new(parts: Parts, engine: Engine) -> io::Result<Self> {
+        let Parts { config, mail, reports, gate, counters, measured } = parts;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        watch(&epoll, mail.event_fd(), TOKEN_MAIL)?;
+        watch(&epoll, engine.event_fd(), TOKEN_ENGINE)?;
+        Ok(Self {
+            volume: Volume::new(config),
+            engine,
+            index: config.index,
+            mail,
+            reports,
+            gate,
+            counters,
+            measured,
+            latencies: Box::default(),
+            measured_at: None,
+            epoll,
+            clients: Clients::default(),
+            link: None,
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            completions: Vec::new(),
+            exit_at: None,
+        })
+    }
+
+    fn run(mut self) -> io::Result<()> {
+        let mut events = Vec::with_capacity(256);
+        loop {
+            self.wait(&mut events)?;
+            for event in &events {
+                self.note_readiness(event);
+            }
+            self.counters.turns.fetch_add(1, Ordering::Relaxed);
+            self.read_mail();
+            self.receive_link();
+            self.receive_clients();
+            self.work();
+            self.flush_sockets();
+            self.hand_on_measured();
+            if self.is_done() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn hand_on_measured(&mut self) {
+        if self.measured_at.is_some_and(|at| clock::now() >= at) {
+            self.measured_at = None;
+            let full = std::mem::take(&mut self.latencies);
+            // Nobody waits for a measurement: one that finds no room is lost.
+            let _ = self.measured.try_send((usize::from(self.index.0), full));
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.exit_at.is_some_and(|at| self.clients.is_empty() || clock::now() >= at)
+    }
+
+    fn wait(&mut self, events: &mut Vec<epoll::Event>) -> io::Result<()> {
+        events.clear();
+        let timeout = if self.has_work() { Some(Duration::ZERO) } else { self.time_left() };
+        let timeout = timeout.map(|d| rustix::time::Timespec {
+            tv_sec: d.as_secs().min(3600) as i64,
+            tv_nsec: i64::from(d.subsec_nanos()),
+        });
+        match epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the next turn has something to do without anything happening.
+    fn has_work(&mut self) -> bool {
+        self.mail.has_mail()
+            || self.engine.has_completions()
+            || self.link.as_ref().is_some_and(Link::is_readable)
+            || (self.takes_requests() && self.clients.has_input())
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        let deadline = [self.volume.next_deadline(), self.exit_at, self.measured_at];
+        let deadline = deadline.into_iter().flatten().min()?;
+        // Rounded up: an early wake-up would spin.
+        Some(deadline.since(clock::now()) + Duration::from_micros(100))
+    }
+
+    fn note_readiness(&mut self, event: &epoll::Event) {
+        let flags = event.flags;
+        let gone = flags
+            .intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR);
+        let readable = gone || flags.contains(epoll::EventFlags::IN);
+        match event.data.u64() {
+            TOKEN_MAIL | TOKEN_ENGINE => {}
+            TOKEN_LINK => {
+                if let Some(link) = &mut self.link {
+                    link.note(readable, gone);
+                }
+            }
+            token => self.clients.note(token - TOKEN_CLIENTS, readable, gone),
+        }
+    }
+
+    fn read_mail(&mut self) {
+        while let Some(letter) = self.mail.poll() {
+            match letter {
+                Letter::Command(command) => {
+                    self.volume.handle_command(clock::now(), command);
+                }
+                Letter::Link { socket, conn_nonce, sequence, leftover } => {
+                    self.attach_link(socket, conn_nonce, sequence, &leftover);
+                }
+                Letter::Client(attached) => self.attach_client(*attached),
+                Letter::Exit => self.exit_at = Some(clock::now() + GOODBYE),
+            }
+            // What a command causes happens before the next letter is read.
+            self.drain_actions();
+        }
+    }
+
+    fn attach_link(
+        &mut self,
+        socket: Socket,
+        conn_nonce: ConnNonce,
+        sequence: (u64, u64),
+        leftover: &[u8],
+    ) {
+        self.drop_link("a newer data connection replaces it".to_owned());
+        if let Err(error) = watch(&self.epoll, socket.fd(), TOKEN_LINK) {
+            tracing::error!(%error, "cannot watch a data connection");
+            return;
+        }
+        let mut link = Link::new(socket, conn_nonce, sequence);
+        self.volume.handle_link_up(conn_nonce);
+        let fed = link.feed(leftover);
+        self.link = Some(link);
+        if let Err(why) = fed {
+            self.drop_link(why);
+        }
+    }
+
+    fn attach_client(&mut self, attached: Attached) {
+        let id = self.clients.next_id();
+        let peer = attached.peer;
+        if let Err(error) = watch(&self.epoll, attached.socket.fd(), TOKEN_CLIENTS + id.0) {
+            tracing::error!(%error, %peer, "cannot watch an NBD client; closing it");
+            return;
+        }
+        self.clients.attach(id, attached);
+        self.counters.clients.store(self.clients.len() as u64, Ordering::Relaxed);
+    }
+
+    fn drop_link(&mut self, why: String) {
+        if let Some(link) = self.link.take() {
+            self.volume.handle_link_lost(link.conn_nonce(), why);
+        }
+    }
+
+    fn receive_link(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        let received = link.receive(&mut self.scratch, TURN_BYTES_MAX);
+        let now = clock::now();
+        while let Some(message) = link.poll_message() {
+            self.volume.handle_message(now, message);
+        }
+        if let Err(why) = received {
+            self.drop_link(why);
+        }
+    }
+
+    /// G2a, and the bound on writes under way.
+    fn takes_requests(&self) -> bool {
+        let backlog = self.link.as_ref().map_or(0, Link::backlog);
+        backlog < LINK_BACKLOG_MAX && self.volume.load() < WRITES_MAX
+    }
+
+    fn receive_clients(&mut self) {
+        if !self.takes_requests() {
+            return;
+        }
+        let volume = &mut self.volume;
+        self.clients.receive(&mut self.scratch, |id, operation| volume.handle_request(id, operation));
+    }
+
+    /// Feeds completions, settles, carries out actions, until nothing is left that needs no waiting.
+    fn work(&mut self) {
+        loop {
+            self.completions.clear();
+            self.engine.poll_completions(&mut self.completions);
+            for completion in self.completions.drain(..) {
+                self.volume.handle_completion(completion);
+            }
+            // The sample: after the last receive and the last reaped completion.
+            let gate = self.gate.sample();
+            self.volume.settle(clock::now(), gate);
+            self.drain_actions();
+            self.engine.flush_submissions();
+            if !self.engine.has_completions() {
+                return;
+            }
+        }
+    }
+
+    fn drain_actions(&mut self) {
+        while let Some(action) = self.volume.poll_action() {
+            match action {
+                Action::Reply { id, completion } => {
+                    self.counters.requests.fetch_add(1, Ordering::Relaxed);
+                    self.clients.complete(id, completion, &mut self.latencies);
+                    if self.measured_at.is_none() {
+                        self.measured_at = Some(clock::now() + MEASURE_INTERVAL);
+                    }
+                }
+                Action::Submit { id, operation } => self.engine.submit(id, operation),
+                Action::Send(message) => {
+                    if let Some(link) = &mut self.link {
+                        link.send(self.volume.session(), &message);
+                    }
+                }
+                Action::Report(report) => {
+                    let volume = self.index;
+                    // A group thread that is gone ends the process.
+                    let _ = self.reports.blocking_send(Report { volume, report });
+                }
+                Action::CloseClient { client, why } => {
+                    self.clients.close(client, &why);
+                    self.volume.handle_client_gone(client);
+                }
+                Action::CloseAllClients { why } => self.clients.close_all(why),
+            }
+        }
+    }
+
+    fn flush_sockets(&mut self) {
+        if let Some(link) = &mut self.link
+            && let Err(why) = link.flush()
+        {
+            self.drop_link(why);
+            self.drain_actions();
+        }
+        for gone in self.clients.flush() {
+            self.volume.handle_client_gone(gone);
+        }
+        self.drain_actions();
+        self.counters.clients.store(self.clients.len() as u64, Ordering::Relaxed);
+    }
+}
+
+fn watch(epoll: &std::os::fd::OwnedFd, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+    use epoll::EventFlags;
+    let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+    epoll::add(epoll, fd, epoll::EventData::new_u64(token), flags)?;
+    Ok(())
+}
