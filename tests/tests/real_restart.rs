@@ -1,0 +1,58 @@
+//! Clean stops and starts: nothing is lost, nothing is copied.
+
+use std::time::{Duration, Instant};
+
+use client::driver::{start, start_after};
+use stretch_tests::real::isolated;
+use stretch_tests::real::pair::Pair;
+
+const SIZE: u64 = 64 << 20;
+/// CONTRACT: the next start on the folder is active within 2 s.
+const WARM_LIMIT: Duration = Duration::from_secs(2);
+
+#[test]
+fn a_clean_stop_of_both_loses_nothing_and_the_next_start_copies_nothing() {
+    isolated("a_clean_stop_of_both_loses_nothing_and_the_next_start_copies_nothing", || {
+        let mut pair = Pair::running(SIZE);
+        let mut config = Pair::client(2);
+        config.patience = Duration::ZERO;
+        let running = start(config.clone()).expect("both serve");
+        assert!(running.wait_for_progress(1, 500, Duration::from_secs(10)));
+        // Under load: what was not answered is unknown, the rest is there.
+        pair.stop();
+        let history = running.stop();
+        pair.assert_equal();
+        let began = Instant::now();
+        pair.start();
+        let took = began.elapsed();
+        assert!(took <= WARM_LIMIT, "active only after {took:?}");
+        for node in [&pair.a, &pair.b] {
+            let status = node.status().expect("it answers");
+            assert_eq!(status["volumes"][0]["resync"], serde_json::Value::Null);
+        }
+        let running = start_after(config.clone(), history);
+        assert!(running.wait_for_progress(0, 500, Duration::from_secs(10)));
+        pair.close(&config, running.stop());
+    });
+}
+
+#[test]
+fn a_clean_stop_of_one_node_freezes_the_other_and_nothing_is_lost() {
+    isolated("a_clean_stop_of_one_node_freezes_the_other_and_nothing_is_lost", || {
+        let mut pair = Pair::running(SIZE);
+        let config = Pair::client(3);
+        let running = start(config.clone()).expect("both serve");
+        assert!(running.wait_for_progress(0, 300, Duration::from_secs(10)));
+        pair.b.stop();
+        pair.assert_equal();
+        let status = pair.a.status().expect("a still runs");
+        assert_eq!(status["serving"], false, "{status}");
+        assert!(!status["cause"].as_str().unwrap_or_default().is_empty(), "{status}");
+        pair.b.start();
+        pair.wait_active();
+        for node in 0..2 {
+            assert!(running.wait_for_progress(node, 300, Duration::from_secs(10)));
+        }
+        pair.close(&config, running.stop());
+    });
+}
