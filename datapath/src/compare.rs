@@ -2,7 +2,7 @@
 //! what differs is sent (PROTOCOL 2.8.2, with everything to compare).
 //!
 //! Owns: which pieces are under way. In: the peer's sync messages, completions. Out: actions.
-//! Invariants: the source says that it is done only when it compared every byte and the target
+//! Invariants: D8 the source says that it is done only when it compared every byte and the target
 //! acknowledged every block that was sent.
 //! Not here: flushes and records around it (F5 to F8: the group), choosing the source.
 
@@ -112,6 +112,12 @@ impl Compare {
             self.pieces.insert(id, piece);
         }
         self.told = self.pieces.is_empty();
+        assert!(
+            !self.told
+                || self.progress.todo_bytes == 0
+                || !self.rules.hold(Rule::CompareEverything),
+            "D8: every byte was compared before the copies count as equal"
+        );
         self.told
     }
 

@@ -191,6 +191,14 @@ impl Volume {
         if self.failed && self.config.rules.hold(Rule::FailedWriteNeverAcked) {
             return;
         }
+        if let Phase::Active(mirror) = &self.phase {
+            let SessionInfo { session, conn_nonce, .. } = mirror.info();
+            assert_eq!(
+                self.current,
+                Some((session, conn_nonce)),
+                "G1: only messages of the session under way count"
+            );
+        }
         let result = match (&mut self.phase, incoming.message) {
             (Phase::Active(mirror), DataMessage::Nak { .. }) => {
                 let session = mirror.info().session;
@@ -401,6 +409,10 @@ impl Volume {
             "a session begins with a comparison, if only of nothing"
         );
         let VolumeConfig { size, rules, .. } = self.config;
+        assert!(
+            role == Role::Orderer || self.carried.is_empty(),
+            "D9: the target of a join has given its own unanswered writes up"
+        );
         let info = SessionInfo { session, conn_nonce, role, size, rules };
         self.phase = Phase::Active(Box::new(Mirror::new(info)));
         self.refusing = false;
@@ -501,6 +513,10 @@ impl Volume {
                 mirror.admit(now, gate, arrival, &mut self.out);
             }
         }
+        assert!(
+            self.held.is_empty() || !open || self.drain != Drain::No,
+            "G2a: what was read from hosts goes to the peer before any acknowledgement of the turn"
+        );
         let mut held = Vec::new();
         mirror.settle(now, gate, &mut held, &mut self.out);
         for arrival in held.into_iter().rev() {

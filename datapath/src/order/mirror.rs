@@ -206,6 +206,10 @@ impl Mirror {
     /// Takes a request of an attached host; the gate was open at `now`.
     pub(crate) fn admit(&mut self, now: Instant, gate: Gate, arrival: Arrival, out: &mut Outbox) {
         self.now = now;
+        assert!(
+            gate.usable(now) && gate.session == self.info.session,
+            "I9: a request is admitted while the gate is open"
+        );
         let Arrival { number, id, operation } = arrival;
         match operation {
             Operation::Read { range } => self.admit_read(gate, number, id, range, out),
@@ -327,11 +331,19 @@ impl Mirror {
         );
         live.submitted = true;
         let durable = live.write.fua && (live.origin != Origin::Peer || rules.hold(Rule::FuaBoth));
+        assert!(
+            durable == live.write.fua || !rules.hold(Rule::FuaBoth),
+            "P2: a FUA write is durable on each copy before it counts there"
+        );
         out.submit(IoUse::Apply { slot }, operation(&live.write, durable));
     }
 
     fn start_read(&mut self, slot: usize, out: &mut Outbox) {
         let read = &mut self.reads[slot];
+        assert!(
+            self.locks.is_granted(read.lock) || !self.info.rules.hold(Rule::ReadCommitted),
+            "W3: a read waits for the uncommitted writes that it overlaps"
+        );
         read.submitted = true;
         out.submit(IoUse::Read { slot }, IoOperation::Read { range: read.range });
     }
@@ -395,6 +407,10 @@ impl Mirror {
             unreachable!("only the node whose host wrote commits");
         };
         assert!(live.here && live.there, "W4: both copies have the write before its reply");
+        assert!(
+            live.lock.is_some() || !self.info.rules.hold(Rule::LockUntilCommit),
+            "W2: a range is locked until both copies have the write"
+        );
         self.own.remove(&seq);
         self.told.commit(seq);
         if !live.replied {
@@ -558,6 +574,10 @@ impl Mirror {
         }
         self.peers.remove(&seq);
         let live = self.writes.remove(slot);
+        assert!(
+            live.lock.is_some() || !self.info.rules.hold(Rule::LockUntilCommit),
+            "W2: a range is locked until its keeper knows that both copies have the write"
+        );
         if let Some(lock) = live.lock {
             self.leave_lock(lock, out);
         }

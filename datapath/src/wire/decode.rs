@@ -93,7 +93,7 @@ impl LinkDecoder {
                     Target::Block { payload, .. } => payload,
                 };
                 let taken = buffer.fill_from(&input[..take]);
-                assert_eq!(taken, take, "payloads were checked against their write");
+                assert_eq!(taken, take, "W5: the frames of a write carry its payload and no more");
                 frame.payload_missing -= take;
                 input = &input[take..];
                 if frame.payload_missing > 0 {
