@@ -71,6 +71,12 @@ impl Job {
         self.steps.push(DurableStep::SyncData(volume));
     }
 
+    /// Whether it begins with a flush of all `volumes`.
+    pub(super) fn flushes(&self, volumes: usize) -> bool {
+        let is_flush = |step: &&DurableStep| matches!(step, DurableStep::SyncData(_));
+        self.steps.iter().take_while(is_flush).count() == volumes
+    }
+
     pub(super) fn stamp(&mut self, volume: VolumeIndex, stamp: Stamp) {
         self.steps.push(DurableStep::WriteStamp(volume, stamp));
     }
@@ -245,6 +251,10 @@ impl Group {
         failure.settled = true;
         let text = format!("the disk of {} failed: {}", self.config.node, failure.text);
         let recorded = !failure.record_lost;
+        assert!(
+            !recorded || self.record.io_failed || !self.started,
+            "W8: the record says that the disk failed before the peer is told"
+        );
         for volume in std::mem::take(&mut failure.volumes) {
             if recorded {
                 self.actions.push_back(Action::Volume(volume, VolumeCommand::FailureRecorded));
@@ -287,6 +297,10 @@ impl Group {
         let mut job = Job::new(Purpose::SourceFlush);
         if self.config.rules.hold(Rule::SourceFlushFirst) {
             self.volume_indexes().for_each(|volume| job.sync(volume));
+            assert!(
+                job.flushes(self.headers.len()),
+                "F6: every volume is flushed before its first block is sent"
+            );
         }
         self.submit(job);
     }

@@ -513,6 +513,10 @@ impl Group {
             assert_eq!(self.record.session, *session, "F8: the record is in the session");
             assert_eq!(self.record.state, RecordState::Active, "F8: the record says Active");
         }
+        assert!(
+            self.state != State::Deciding || self.timers.is_set(Timer::Hold),
+            "L5: requests are held against a deadline"
+        );
         if let Phase::Joining(join) = &self.phase {
             assert!(join.session >= self.record.session, "I3: a join makes a new session");
             assert!(self.unquiet.is_empty(), "W7: quiet before the next session");

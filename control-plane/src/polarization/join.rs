@@ -15,7 +15,7 @@
 use std::collections::BTreeSet;
 
 use base::ids::{Session, VolumeIndex};
-use base::rules::Rule;
+use base::rules::{Rule, Rules};
 use base::time::Instant;
 use datapath::port::{Role, Scope, SyncRole, VolumeCommand, VolumeReport};
 
@@ -139,6 +139,7 @@ impl Group {
     }
 
     fn hello(&self) -> Hello {
+        assert!(self.started, "F0: what this start found is durable before the peer hears of it");
         let volumes = self.volume_indexes().map(|volume| {
             let index = usize::from(volume.0);
             let (header, config) = (&self.headers[index], &self.config.volumes[index]);
@@ -255,6 +256,12 @@ impl Group {
         let highest = [mine.session, mine.session_seen, peer.session, peer.session_seen];
         let session = highest.into_iter().max().expect("four of them").next();
         assert!(session > self.session_seen, "I3: every session is a new one");
+        let is_whole = !matches!(self.record.state, RecordState::Target { .. })
+            && self.record.continuity != Continuity::Amnesia;
+        assert!(
+            role == SyncRole::Target || is_whole || self.config.rules != Rules::ALL_HOLD,
+            "I5: neither a target nor a node in amnesia is the source of a join"
+        );
         self.session_seen = session;
         let rounds = mine.volumes.iter().zip(&peer.volumes).map(|(v, w)| v.round.max(w.round) + 1);
         let nonce = self.conn_nonce().expect("a join has its connection");
@@ -427,6 +434,11 @@ impl Group {
             }
             Step::TargetEntering => {
                 let session = self.session();
+                assert_eq!(
+                    self.record.state,
+                    RecordState::Active,
+                    "F8b: the target's record says Active before it serves"
+                );
                 self.become_active(now, Role::Follower);
                 self.send(ControlMessage::AaGoAck { session });
             }
@@ -559,6 +571,13 @@ impl Group {
     }
 
     fn compare_as_target(&mut self) {
+        let Phase::Joining(join) = &self.phase else { panic!("only a join compares") };
+        assert!(
+            matches!(self.record.state, RecordState::Target { .. })
+                || join.scope == Scope::Nothing
+                || !self.config.rules.hold(Rule::TargetRecordFirst),
+            "F5: the record says Target before the first byte is overwritten"
+        );
         let compare = self.compare_command();
         let session = self.session();
         self.set_step(Step::TargetComparing);
@@ -588,6 +607,10 @@ impl Group {
         let mut job = Job::new(Purpose::TargetFinish);
         if self.config.rules.hold(Rule::TargetFlushLast) {
             self.volume_indexes().for_each(|volume| job.sync(volume));
+            assert!(
+                job.flushes(self.headers.len()),
+                "F7: every volume is flushed before stamp and record say that it is whole"
+            );
         }
         let generation = join.peer.generation;
         for volume in self.volume_indexes() {
@@ -655,6 +678,8 @@ impl Group {
     }
 
     fn enter(&mut self, step: Step, role: Role) {
+        let links = self.link.as_ref().map_or(0, |link| link.links_up.len());
+        assert_eq!(links, self.headers.len(), "W6: every volume has its data connection");
         let conn_nonce = self.conn_nonce().expect("a join has its connection");
         let session = self.session();
         // Requests held since the last session will be served now.

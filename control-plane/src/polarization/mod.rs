@@ -24,3 +24,6 @@ pub use port::{
     Action, Decision, DurableDone, DurableFault, DurableStep, GroupConfig, GroupVolume,
 };
 pub use view::{GroupView, PeerView, ResyncView, VolumeView};
+
+#[cfg(test)]
+mod tests;

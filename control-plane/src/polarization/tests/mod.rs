@@ -1,0 +1,6 @@
+//! Two group cores joined by a tiny network.
+
+mod faults;
+mod random;
+mod sessions;
+mod world;
