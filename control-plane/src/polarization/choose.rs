@@ -158,7 +158,13 @@ fn disqualified(x: &Hello, y: &Hello, rules: Rules) -> Option<&'static str> {
     if continuity(x, y, rules) == Continuity::Amnesia {
         return Some("has a record or data that was lost, replaced or rolled back");
     }
-    if x.state == RecordState::Virgin && y.state != RecordState::Virgin {
+    // The first join of all may have been cut off: its source is still new, and its target has
+    // begun to be overwritten with that very data.
+    let own_target = matches!(
+        y.state,
+        RecordState::Target { source_generation, .. } if source_generation == x.generation
+    );
+    if x.state == RecordState::Virgin && y.state != RecordState::Virgin && !own_target {
         return Some("was only just initialised");
     }
     None

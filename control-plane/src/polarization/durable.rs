@@ -81,8 +81,7 @@ impl Job {
         self.steps.push(DurableStep::WriteStamp(volume, stamp));
     }
 
-    pub(super) fn header(&mut self, volume: VolumeIndex, mut header: VolumeHeader) {
-        header.header_seq += 1;
+    pub(super) fn header(&mut self, volume: VolumeIndex, header: VolumeHeader) {
         let earlier = self.headers.insert(volume, header);
         assert!(earlier.is_none(), "a job writes a header once");
         self.steps.push(DurableStep::WriteHeader(volume, header));
@@ -109,20 +108,29 @@ pub(super) struct Failure {
 }
 
 impl Group {
-    /// Hands a job to the writer. The record gets its number here.
+    /// Hands a job to the writer. Record and headers get their numbers here: never one that an
+    /// earlier job, failed half-way, may have written already.
     pub(super) fn submit(&mut self, mut job: Job) {
         assert!(self.job.is_none(), "one durable job at a time");
         self.next_ticket += 1;
         job.ticket = Ticket(self.next_ticket);
-        self.numbers_used += u64::from(job.record.is_some());
         for step in &mut job.steps {
-            if let DurableStep::WriteRecord(record) = step {
-                record.record_seq = self.numbers_used;
+            match step {
+                DurableStep::WriteRecord(record) => {
+                    assert!(record.record_seq <= self.record_seq_used, "I8: numbers go up");
+                    self.record_seq_used += 1;
+                    record.record_seq = self.record_seq_used;
+                    job.record = Some((**record).clone());
+                }
+                DurableStep::WriteHeader(volume, header) => {
+                    let used = &mut self.header_seq_used[usize::from(volume.0)];
+                    assert!(header.header_seq <= *used, "header numbers go up");
+                    *used += 1;
+                    header.header_seq = *used;
+                    job.headers.insert(*volume, *header);
+                }
+                DurableStep::SyncData(_) | DurableStep::WriteStamp(..) => {}
             }
-        }
-        if let Some(record) = &mut job.record {
-            assert!(record.record_seq < self.numbers_used, "I8: record_seq never goes back");
-            record.record_seq = self.numbers_used;
         }
         self.actions.push_back(Action::Durable { ticket: job.ticket, steps: job.steps.clone() });
         self.job = Some(job);
@@ -177,6 +185,7 @@ impl Group {
                 self.started = true;
                 if let Some(failure) = &mut self.failure {
                     failure.settled = true;
+                    failure.record_lost = false;
                 }
             }
             Purpose::Failure => self.failure_recorded(now),

@@ -72,7 +72,9 @@ pub struct Group {
     /// F0 is durable.
     pub(super) started: bool,
     /// The highest record_seq that may have been written.
-    pub(super) numbers_used: u64,
+    pub(super) record_seq_used: u64,
+    /// The highest header_seq of each volume that may have been written.
+    pub(super) header_seq_used: Vec<u64>,
     pub(super) next_ticket: u64,
     pub(super) job: Option<Job>,
     pub(super) failure: Option<Failure>,
@@ -109,7 +111,8 @@ impl Group {
         let mut group = Self {
             state: State::Starting,
             session_seen: start.record.session,
-            numbers_used: start.record.record_seq,
+            record_seq_used: start.record.record_seq,
+            header_seq_used: start.volumes.iter().map(|v| v.header.header_seq).collect(),
             headers: start.volumes.iter().map(|v| v.header).collect(),
             empty: start.volumes.iter().map(|v| v.empty).collect(),
             start_texts: start.texts(),
@@ -449,9 +452,11 @@ impl Group {
         }
         self.beat_due = false;
         let (state, serving) = (self.state_word(now), self.is_serving());
+        // A pause of this node itself is no silence of the peer.
+        let heard_at = self.timers.at(Timer::Suspect);
+        let heard_ms = (now + self.timings().suspect_after).since(heard_at).as_millis();
         let Some(link) = &mut self.link else { return };
         link.beats += 1;
-        let heard_ms = now.since(link.heard).as_millis();
         let beat = Heartbeat {
             id: link.beats,
             incarnation: self.record.incarnation,
@@ -504,7 +509,7 @@ impl Group {
             return;
         }
         assert!(self.session_seen >= self.record.session, "I8: sessions never go back");
-        assert!(self.numbers_used >= self.record.record_seq, "I8: record_seq never goes back");
+        assert!(self.record_seq_used >= self.record.record_seq, "I8: record_seq never goes back");
         if self.is_serving() {
             let Phase::Active { session, .. } = &self.phase else {
                 panic!("I7: the gate is open outside a session: {:?}", self.phase);

@@ -93,7 +93,7 @@ pub(super) struct World {
     pub(super) nodes: [Node; 2],
     connections: Vec<Connection>,
     nonces: u64,
-    /// Messages get through.
+    /// Messages get through; else they wait, as TCP's do.
     pub(super) net_up: bool,
     pub(super) sent: Vec<(usize, ControlMessage)>,
     pub(super) last_write: u64,
@@ -286,7 +286,9 @@ impl World {
     pub(super) fn kill(&mut self, node: usize, steps: usize) {
         if let Some((_, job)) = self.nodes[node].job.take() {
             for step in job.into_iter().take(steps) {
-                self.execute(node, step).expect("a killed job does not fail");
+                if self.execute(node, step).is_err() {
+                    break;
+                }
             }
         }
         let n = &mut self.nodes[node];
@@ -311,6 +313,9 @@ impl World {
 
     /// Every connection ends at once on both sides.
     pub(super) fn reset_connections(&mut self) {
+        if !self.net_up {
+            return;
+        }
         for connection in &mut self.connections {
             connection.open = [false; 2];
             connection.queues.iter_mut().for_each(VecDeque::clear);
@@ -356,7 +361,7 @@ impl World {
                 possible.push(Event::Report(node));
             }
             for (index, connection) in self.connections.iter().enumerate() {
-                if !connection.queues[node].is_empty() {
+                if self.net_up && !connection.queues[node].is_empty() {
                     possible.push(Event::Message(node, index));
                 }
             }
@@ -478,7 +483,7 @@ impl World {
                 self.sent.push((node, message.clone()));
                 let connection = self.connections.iter_mut().find(|c| c.nonce == conn_nonce);
                 let connection = connection.expect("a message goes to a connection that was up");
-                if self.net_up && connection.open == [true; 2] {
+                if connection.open == [true; 2] {
                     connection.queues[1 - node].push_back(message);
                 }
             }
@@ -531,10 +536,10 @@ impl World {
             VolumeCommand::Compare { session, role, scope, .. } => {
                 fake.comparing = Some((session, role));
                 if role == SyncRole::Source {
-                    self.compared.push(scope);
-                    self.compare(node, index, session, scope);
-                    let copied_bytes = 0;
-                    reports.push(VolumeReport::Compared { session, copied_bytes });
+                    if self.compare(node, index, session, scope) {
+                        let copied_bytes = 0;
+                        reports.push(VolumeReport::Compared { session, copied_bytes });
+                    }
                 }
             }
             VolumeCommand::Enter { session, role, .. } => {
@@ -562,11 +567,17 @@ impl World {
         self.nodes[node].reports.extend(reports.into_iter().map(|report| (volume, report)));
     }
 
-    /// The comparison itself: what differs is copied from the source.
-    fn compare(&mut self, source: usize, volume: usize, session: Session, scope: Scope) {
+    /// The comparison itself: what differs is copied from the source. It does not end if the
+    /// target is gone.
+    fn compare(&mut self, source: usize, volume: usize, session: Session, scope: Scope) -> bool {
         let target = 1 - source;
         let expected = Some((session, SyncRole::Target));
-        assert_eq!(self.nodes[target].volumes[volume].comparing, expected, "SYNC_READY came");
+        if self.nodes[target].volumes[volume].comparing != expected {
+            let alive = self.connections.iter().any(|c| c.open == [true; 2]);
+            assert!(!alive, "SYNC_READY says that the target compares");
+            return false;
+        }
+        self.compared.push(scope);
         let right = self.nodes[source].disk.volumes[volume].cached;
         match scope {
             Scope::Nothing => {
@@ -581,6 +592,7 @@ impl World {
                 self.nodes[target].disk.volumes[volume].cached = right;
             }
         }
+        true
     }
 
     fn finish_job(&mut self, node: usize) {
