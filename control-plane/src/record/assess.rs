@@ -1,6 +1,6 @@
 //! From what was read at a start to what the node may claim about itself (PROTOCOL 2.2, 2.4).
 //!
-//! Invariants: I5. Everything that cannot be explained by one crash of this node makes it forget
+//! Invariants: I5, I10. Everything that cannot be explained by one crash of this node makes it forget
 //! its rights: it is healed by the other copy, never the other way round.
 //! Not here: what the two nodes conclude from it together (`polarization::choose`).
 

@@ -117,6 +117,7 @@ fn a_missing_or_repeated_frame_is_noticed() {
     assert_eq!(error, FrameError::Sequence { expected: 1, found: 0 });
 }
 
+/// W5.
 #[test]
 fn a_write_of_several_frames_cannot_be_interrupted() {
     let big = DataMessage::Repl { seq: 1, write: write(0, FRAME_PAYLOAD_MAX as usize + 512) };

@@ -52,6 +52,7 @@ fn both_killed_come_back_with_the_smaller_name_as_source() {
     expect_healed(&mut world, A);
 }
 
+/// I13.
 #[test]
 fn a_node_whose_machine_was_reset_is_never_the_source_against_one_that_was_not() {
     for reset in [A, B] {
@@ -78,6 +79,7 @@ fn a_power_cut_of_both_keeps_what_was_flushed() {
     expect_healed(&mut world, A);
 }
 
+/// F0.
 #[test]
 fn continuity_is_never_computed_away_by_a_second_restart() {
     let mut world = World::active(1);
@@ -102,6 +104,7 @@ fn a_reset_connection_heals_at_once_with_a_higher_session() {
     assert_eq!(world.view(B).session, Session(2));
 }
 
+/// L5.
 #[test]
 fn a_silent_link_is_left_after_t_sus_and_clients_are_closed_at_t_hold() {
     let mut world = World::active(1);
@@ -149,6 +152,7 @@ fn a_node_that_was_frozen_itself_does_not_blame_its_peer() {
     assert_eq!(world.view(B).session, Session(1));
 }
 
+/// W6.
 #[test]
 fn a_lost_data_connection_ends_the_session_for_all_volumes() {
     let mut world = World::active(3);
@@ -180,6 +184,7 @@ fn fail_disk(world: &mut World, node: usize) {
     world.feed(node, |group, now| group.handle_volume(now, VolumeIndex(0), failed));
 }
 
+/// W8: in this order.
 #[test]
 fn a_failed_disk_is_recorded_then_told_and_mended_from_the_other_node() {
     for failed in [A, B] {
@@ -240,6 +245,7 @@ fn a_job_that_fails_during_the_join_is_a_failed_disk() {
     }
 }
 
+/// I10.
 #[test]
 fn a_replaced_image_is_named_and_copied_and_never_the_source() {
     for replaced in [A, B] {
@@ -260,6 +266,7 @@ fn a_replaced_image_is_named_and_copied_and_never_the_source() {
     }
 }
 
+/// I11.
 #[test]
 fn a_whole_node_restored_from_an_earlier_day_is_never_the_source() {
     for restored in [A, B] {
@@ -306,6 +313,7 @@ fn two_copies_that_were_both_lost_are_left_alone() {
     }
 }
 
+/// I5.
 #[test]
 fn a_target_is_never_the_source_whatever_else_is_true() {
     let mut world = World::active(1);
@@ -377,6 +385,7 @@ fn a_crash_at_every_step_of_a_clean_stop_loses_nothing() {
     }
 }
 
+/// P6: this is what F5, F6, F7, F8 and F8b are for.
 #[test]
 fn a_power_cut_at_every_step_of_a_join_loses_nothing_that_was_flushed() {
     for cut in [A, B] {

@@ -28,6 +28,7 @@ fn a_first_start_compares_everything_and_both_serve() {
     assert_eq!(generations[A], generations[B], "the target takes the source's generation");
 }
 
+/// F5, F7, F8, F8b.
 #[test]
 fn the_durable_steps_of_a_first_start_have_the_order_of_protocol_2_2() {
     let world = World::active(1);
@@ -80,6 +81,7 @@ fn one_node_alone_waits_then_refuses_clients() {
     assert!(!world.nodes[A].volumes[0].discarded);
 }
 
+/// I12.
 #[test]
 fn a_clean_stop_of_either_node_and_a_restart_copy_nothing() {
     for stopped in [A, B] {
