@@ -2,7 +2,7 @@
 //!
 //! Every function here is symmetric: both nodes apply it to the same two messages and come to the
 //! same answer, whoever is `x` and whoever is `y`.
-//! Invariants: I5; P6 as far as a target is never a source.
+//! Invariants: I5, I11, I12, I13; P6 as far as a target is never a source.
 
 use base::ids::NodeName;
 use base::rules::{Rule, Rules};
@@ -158,16 +158,24 @@ fn disqualified(x: &Hello, y: &Hello, rules: Rules) -> Option<&'static str> {
     if continuity(x, y, rules) == Continuity::Amnesia {
         return Some("has a record or data that was lost, replaced or rolled back");
     }
-    // The first join of all may have been cut off: its source is still new, and its target has
-    // begun to be overwritten with that very data.
-    let own_target = matches!(
-        y.state,
-        RecordState::Target { source_generation, .. } if source_generation == x.generation
-    );
-    if x.state == RecordState::Virgin && y.state != RecordState::Virgin && !own_target {
+    if x.state == RecordState::Virgin && y.state != RecordState::Virgin && !is_first_join(x, y) {
         return Some("was only just initialised");
     }
     None
+}
+
+/// The first join of all was cut off: its source `x` is still new, its target `y` has begun to be
+/// overwritten with that very data, or has all of it. No host was ever served.
+fn is_first_join(x: &Hello, y: &Hello) -> bool {
+    match y.state {
+        RecordState::Target { source_generation, .. } => source_generation == x.generation,
+        RecordState::Ready => y.generation == x.generation,
+        RecordState::Virgin
+        | RecordState::Active
+        | RecordState::Solo
+        | RecordState::Stopped
+        | RecordState::Broken => false,
+    }
 }
 
 /// Who is the source. Both HELLOs have passed [`refusal`].

@@ -152,9 +152,6 @@ impl Group {
     fn texts(&self) -> (String, String) {
         let Situation { cause, advice } = &self.situation;
         let (mut cause, mut advice) = (cause.clone(), advice.clone());
-        if let Some(failure) = &self.failure {
-            (cause, advice) = self.failure_texts(failure);
-        }
         let findings = self.start_texts.iter().map(|text| {
             format!(
                 "{text}; this copy is never the source of a resync, it is copied from {}",

@@ -16,6 +16,9 @@ pub const BITMAP_OFFSET: u64 = 2 * SLOT_DISTANCE;
 
 const MAGIC: [u8; 4] = *b"STRH";
 
+/// What this program writes, as a number.
+pub const VERSION: u32 = HeaderVersion::First as u32;
+
 /// Version of the header. 1: the first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]

@@ -19,6 +19,9 @@ pub const PLACE_BYTES: u64 = SLOT_DISTANCE + BLOCK_BYTES as u64;
 const MAGIC: [u8; 4] = *b"STRR";
 const NAME_BYTES: usize = 32;
 
+/// What this program writes, as a number.
+pub const VERSION: u32 = RecordVersion::First as u32;
+
 /// Version of the record. 1: the first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]

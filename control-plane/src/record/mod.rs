@@ -174,3 +174,6 @@ impl NodeRecord {
         self.generation == generation || self.ancestors.contains(&generation)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,9 @@ pub const DEVICE_SLOT_DISTANCE: u64 = 64 << 10;
 
 const MAGIC: [u8; 4] = *b"STRS";
 
+/// What this program writes, as a number.
+pub const VERSION: u32 = StampVersion::First as u32;
+
 /// Version of the stamp. 1: the first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
