@@ -16,6 +16,12 @@ pub fn now() -> Instant {
     Instant::from_nanos(seconds * 1_000_000_000 + nanos)
 }
 
+/// The wall clock in nanoseconds of UNIX time, for people: the time of a log entry.
+pub fn unix_nanos() -> i128 {
+    let t = clock_gettime(ClockId::Realtime);
+    i128::from(t.tv_sec) * 1_000_000_000 + i128::from(t.tv_nsec)
+}
+
 /// The wall clock in seconds of UNIX time. For certificates and for people: nothing that is safe
 /// or timed may rest on it.
 pub fn unix_seconds() -> i64 {

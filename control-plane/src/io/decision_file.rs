@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use base::io::clock;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -58,14 +59,7 @@ impl DecisionFile {
         let Decision { from, to, session, why } = decision;
         let (from, to) = (from.word(), to.word());
         info!(session = session.0, "{from} -> {to}: {why}");
-        let line = Line {
-            time: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
-            node: &self.node,
-            from,
-            to,
-            session: session.0,
-            why,
-        };
+        let line = Line { time: wall_time(), node: &self.node, from, to, session: session.0, why };
         let mut text = serde_json::to_string(&line).expect("plain fields are JSON");
         text.push('\n');
         if let Err(error) = self.write(text.as_bytes()) {
@@ -102,6 +96,11 @@ impl DecisionFile {
         }
         self.failing = true;
     }
+}
+
+fn wall_time() -> String {
+    let time = OffsetDateTime::from_unix_timestamp_nanos(clock::unix_nanos());
+    time.ok().and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]

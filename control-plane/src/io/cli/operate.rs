@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tokio::time::Instant;
 
 use super::args::{ConfigCommand, ShowArgs, StatusArgs, TargetArgs, WaitArgs};
 use super::{Failure, Outcome, say, say_json};
@@ -210,7 +209,6 @@ async fn wait_for(
     wanted: &Wanted,
     timeout: Duration,
 ) -> Result<NodeStatus, Failure> {
-    let begun = Instant::now();
     let mut last = "it has not answered yet".to_owned();
     let attempt = async {
         loop {
@@ -223,9 +221,8 @@ async fn wait_for(
             tokio::time::sleep(WAIT_STEP).await;
         }
     };
-    // Measured from the beginning, and at least one question is asked however short it is.
-    let limit = timeout.max(WAIT_STEP).saturating_sub(begun.elapsed());
-    match tokio::time::timeout(limit, attempt).await {
+    // At least one question is asked, however short the time is.
+    match tokio::time::timeout(timeout.max(WAIT_STEP), attempt).await {
         Ok(outcome) => outcome,
         Err(_) => {
             let mode = wanted.mode.as_ref().map_or(String::new(), |mode| format!(" and {mode}"));

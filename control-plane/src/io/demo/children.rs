@@ -8,11 +8,12 @@ use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
+use base::io::clock;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::time::Instant;
 
 use super::Stop;
 use super::folder::Folder;
+use super::show::print_line;
 
 /// Lines of a log that are shown when its process ended.
 const TAIL_LINES: usize = 10;
@@ -71,7 +72,7 @@ impl Children {
         for node in &self.nodes {
             node.signal(Signal::TERM);
         }
-        let deadline = Instant::now() + STOP_TIMEOUT;
+        let deadline = clock::now() + STOP_TIMEOUT;
         while !self.none_left() {
             // Their last lines are of no interest: they were asked to end.
             self.ended();
@@ -79,7 +80,7 @@ impl Children {
                 () = tokio::time::sleep(STOP_STEP) => {}
                 () = stop.wait() => break,
             }
-            if Instant::now() >= deadline {
+            if clock::now() >= deadline {
                 break;
             }
         }
@@ -102,7 +103,7 @@ impl Children {
             }
         }
         if clean {
-            println!("stopped");
+            print_line("stopped");
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE

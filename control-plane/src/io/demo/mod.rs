@@ -17,12 +17,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use base::io::clock;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::Instant;
 
 use self::children::Children;
 use self::folder::Folder;
-use self::show::Show;
+use self::show::{Show, print_line};
 use super::admin_client::{self, Target};
 use crate::status::{NodeStatus, State};
 
@@ -50,7 +50,7 @@ pub struct Options {
 pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let folder = Folder::take(options)?;
     if options.prepare {
-        println!("{}", lines::prepared(&folder)?);
+        print_line(&lines::prepared(&folder)?);
         return Ok(ExitCode::SUCCESS);
     }
     // One thread: the children die with the thread that started them.
@@ -59,7 +59,7 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
 }
 
 async fn run_pair(folder: &Folder) -> anyhow::Result<ExitCode> {
-    let begun = Instant::now();
+    let begun = clock::now();
     let mut stop = Stop::new()?;
     let mut children = Children::start(folder)?;
     let mut show = Show::new(folder.names());
@@ -84,7 +84,7 @@ async fn run_pair(folder: &Folder) -> anyhow::Result<ExitCode> {
         show.statuses([&a, &b]);
         if !ready && [&a, &b].into_iter().all(is_active) {
             ready = true;
-            show.line(&lines::ready(folder, begun.elapsed())?);
+            show.line(&lines::ready(folder, clock::now().since(begun))?);
         }
     }
 }
