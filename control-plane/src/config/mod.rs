@@ -18,8 +18,8 @@ use base::ids::{NodeName, PairId, VolumeId, VolumeName};
 use base::limits::Timers;
 use serde::{Deserialize, Serialize};
 
-pub use file::parse_size;
 pub use error::{ConfigError, Problem};
+pub use file::parse_size;
 pub use pair::{Difference, PairConfig, PairFileError, PairVolume};
 
 /// Whether NBD clients must speak TLS and show a host's certificate.

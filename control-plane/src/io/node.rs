@@ -5,9 +5,11 @@
 //! fault that the pair survives.
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use base::ids::{Incarnation, VolumeIndex};
@@ -16,7 +18,7 @@ use base::io::tcp;
 use base::io::tls::TlsIdentity;
 use base::rules::Rules;
 use base::time::Instant;
-use datapath::io::backing::{Backing, Direct};
+use datapath::io::backing::{Backing, BackingError, Direct};
 use datapath::io::engine::Engine;
 use datapath::volume::VolumeConfig;
 use nbd_frontend::admission::Caps;
@@ -50,6 +52,10 @@ const PEER_EVENTS_MAX: usize = 1024;
 /// Measurements not yet folded in, at most; more are dropped.
 const MEASURED_MAX: usize = 64;
 
+/// How long a volume may still be in use by the process before, and between two looks.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const BUSY_STEP: Duration = Duration::from_millis(10);
+
 /// Runs a node until it is stopped or fails.
 ///
 /// # Errors
@@ -81,11 +87,23 @@ fn open_volumes(config: &NodeConfig, pair: &PairConfig) -> Result<Vec<Arc<Backin
             config::Direct::On => Direct::On,
             config::Direct::Off => Direct::Off,
         };
-        let backing = Backing::open(&local.path, volume.size, direct)
+        let backing = open_volume(&local.path, volume.size, direct)
             .with_context(|| format!("volume {}", volume.name))?;
         backings.push(Arc::new(backing));
     }
     Ok(backings)
+}
+
+/// Opens a volume as soon as it is free. The kernel keeps the files of an ended process open, and
+/// so their locks held, until the I/O that was under way has completed (PROTOCOL 2.1).
+fn open_volume(path: &Path, size: u64, direct: Direct) -> Result<Backing, BackingError> {
+    let give_up = clock::now() + BUSY_TIMEOUT;
+    loop {
+        match Backing::open(path, size, direct) {
+            Err(BackingError::Busy { .. }) if clock::now() < give_up => thread::sleep(BUSY_STEP),
+            result => return result,
+        }
+    }
 }
 
 struct Node {

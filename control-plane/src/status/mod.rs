@@ -134,9 +134,7 @@ impl FromStr for Mode {
         match text.split_once(':') {
             None if text == "witnessed" => Ok(Self::Witnessed),
             None if text == "none" => Ok(Self::None),
-            Some(("preferred", name)) => {
-                name.parse().map(Self::Preferred).map_err(|_| ModeError)
-            }
+            Some(("preferred", name)) => name.parse().map(Self::Preferred).map_err(|_| ModeError),
             _ => Err(ModeError),
         }
     }

@@ -14,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::pair::PairFileVersion;
 use crate::config::parse_size;
 use crate::pki::DAYS_DEFAULT;
+use crate::record::{header, layout, stamp};
 use crate::status::{Mode, State};
 
 /// What the program is asked to do.
@@ -203,10 +204,16 @@ fn size(text: &str) -> Result<u64, String> {
 
 static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
     let features = if cfg!(feature = "sabotage") { "sabotage" } else { "none" };
+    let disk = format!(
+        "record {}, header {}, stamp {}, pair {}",
+        layout::VERSION,
+        header::VERSION,
+        stamp::VERSION,
+        PairFileVersion::V1 as u32
+    );
+    let (version, commit) = (env!("CARGO_PKG_VERSION"), env!("STRETCH_COMMIT"));
     format!(
-        "{}\ncommit    {}\nwire      {WIRE_VERSION}\ndisk      pair {}\nfeatures  {features}",
-        env!("CARGO_PKG_VERSION"),
-        env!("STRETCH_COMMIT"),
-        PairFileVersion::V1 as u32,
+        "{version}\ncommit    {commit}\nwire      {WIRE_VERSION}\ndisk      {disk}\n\
+         features  {features}"
     )
 });

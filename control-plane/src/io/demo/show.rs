@@ -84,7 +84,7 @@ fn live_part(status: &NodeStatus) -> String {
 }
 
 /// Nobody may be reading: the demo goes on, its nodes serve.
-fn print_line(text: &str) {
+pub(super) fn print_line(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
