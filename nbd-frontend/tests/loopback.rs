@@ -146,7 +146,7 @@ fn a_stopping_node_tells_those_who_negotiate() {
 
 #[test]
 fn silent_and_slow_clients_are_closed_at_the_deadline() {
-    let caps = Caps { handshake_timeout: Duration::from_millis(300), ..Caps::DEFAULT };
+    let caps = Caps { handshake_timeout: Duration::from_secs(1), ..Caps::DEFAULT };
     let server = Server::start(None, caps);
     let mut attached = greeted(server.address);
     assert_eq!(ask(&mut attached, GO, &go_data("disk")).0, ACK);

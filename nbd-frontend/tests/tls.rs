@@ -87,6 +87,19 @@ fn requests_in_the_same_record_as_go_are_answered() {
     assert!(memory[..30 * 4096].iter().enumerate().all(|(n, byte)| *byte == (n / 4096 + 1) as u8));
 }
 
+/// What the TLS library has decrypted but nobody has read is announced by no readiness event.
+#[test]
+fn a_request_in_the_rest_of_the_record_of_go_is_answered_without_another_byte() {
+    let setting = setting();
+    let mut stream = start_tls(greeted(setting.server.address), setting.host);
+    let mut bytes = option(GO, &go_data("disk"));
+    bytes.extend(request(1, 5, 0, 12_288));
+    bytes.extend([3; 12_288]);
+    stream.write_all(&bytes).expect("sent");
+    while option_reply(&mut stream).expect("a reply").0 != ACK {}
+    assert_eq!(simple_reply(&mut stream), (0, 5));
+}
+
 #[test]
 fn nothing_but_starttls_and_abort_is_there_in_plain_text() {
     let setting = setting();
@@ -150,9 +163,10 @@ fn noise_in_the_tls_stream_of_an_attached_client_ends_it_and_nobody_else() {
     let mut other = attach();
     for noise in [&[0x17, 3, 3, 0, 20][..], &[0; 64], &[0xff; 20_000], b"\x17\x03\x03\xff\xff"] {
         let mut stream = attach();
-        stream.sock.write_all(noise).expect("sent");
-        stream.sock.write_all(&[0x55; 30]).expect("sent");
-        stream.sock.shutdown(std::net::Shutdown::Write).expect("a socket");
+        // The server may end it at any of these bytes.
+        let _ = stream.sock.write_all(noise);
+        let _ = stream.sock.write_all(&[0x55; 30]);
+        let _ = stream.sock.shutdown(std::net::Shutdown::Write);
         assert!(is_closed(&mut stream.sock));
         let end = setting.server.next_end().end;
         assert!(matches!(end, End::ConnectionLost | End::PeerClosed), "{end:?}");
@@ -242,15 +256,18 @@ fn foreign_expired_and_missing_certificates_fail_the_handshake() {
 fn a_client_that_stops_inside_the_tls_handshake_is_closed_at_the_deadline() {
     let deployment = Deployment::new();
     let node = TlsIdentity::load(&deployment.issue("stretch:node/a")).expect("a node's folder");
-    let caps = Caps { handshake_timeout: Duration::from_millis(300), ..Caps::DEFAULT };
+    let caps = Caps { handshake_timeout: Duration::from_secs(1), ..Caps::DEFAULT };
     let server = Server::start(Some(&node), caps);
     let host = client_config(&deployment.issue("stretch:host/host1"));
     let mut hello = Vec::new();
     wrap(connect(server.address), host).conn.write_tls(&mut hello).expect("a ClientHello");
-    for length in [0, 1, 5, 40, hello.len()] {
+    let stuck = |length: usize| {
         let mut stream = greeted(server.address);
         assert_eq!(ask(&mut stream, STARTTLS, b"").0, ACK);
         stream.write_all(&hello[..length]).expect("sent");
+        stream
+    };
+    for mut stream in [0, 1, 5, 40, hello.len()].map(stuck) {
         assert!(is_closed(&mut stream));
     }
 }

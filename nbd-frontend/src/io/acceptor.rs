@@ -22,7 +22,7 @@ use base::time::Instant;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use super::haggle::{HaggleError, Negotiated, Settings, haggle};
 use super::shared_exports::SharedExports;
@@ -131,12 +131,7 @@ impl Acceptor {
             tokio::select! {
                 () = sink.closed() => return,
                 accepted = self.listener.accept() => self.handle_accepted(accepted).await,
-                Some(ended) = self.tasks.join_next() => match ended {
-                    Ok(connection) => self.forget(connection),
-                    // One that was aborted is forgotten already; one that panicked at its deadline.
-                    Err(error) if error.is_cancelled() => {}
-                    Err(error) => tracing::error!(%error, "an NBD negotiation failed inside"),
-                },
+                Some(ended) = self.tasks.join_next() => self.handle_ended(ended),
                 () = sleep_until(self.admissions.next_deadline()) => self.close_expired(),
             }
         }
@@ -144,7 +139,12 @@ impl Acceptor {
 
     async fn handle_accepted(&mut self, accepted: io::Result<(TcpStream, SocketAddr)>) {
         match accepted {
-            Ok((stream, peer)) => self.admit(stream, peer),
+            Ok((stream, peer)) => {
+                self.admit(stream, peer);
+                // A connection that had to go is closed now, not after a burst of others was
+                // accepted: only so are the caps bounds of memory and descriptors.
+                tokio::task::yield_now().await;
+            }
             // The client has gone while it waited to be accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
@@ -156,7 +156,23 @@ impl Acceptor {
         }
     }
 
+    fn handle_ended(&mut self, ended: Result<ConnectionId, JoinError>) {
+        match ended {
+            Ok(connection) => {
+                self.admissions.handle_end(connection);
+                self.negotiating.remove(&connection);
+            }
+            // One that was aborted is forgotten already; one that panicked will be at its deadline.
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => tracing::error!(%error, "an NBD negotiation failed inside"),
+        }
+    }
+
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
+        // Whoever has left or was attached meanwhile holds no place among those who negotiate.
+        while let Some(ended) = self.tasks.try_join_next() {
+            self.handle_ended(ended);
+        }
         let attached = self.attached.load(Ordering::Relaxed);
         let taken = match self.admissions.handle_accept(clock::now(), attached) {
             Admission::Taken(taken) => taken,
@@ -175,7 +191,7 @@ impl Acceptor {
         let sink = self.sink.clone();
         let task = self.tasks.spawn(async move {
             match haggle(stream, peer, &settings).await {
-                Ok(negotiated) => hand_over(negotiated, peer, Place::take(&attached), &sink).await,
+                Ok(negotiated) => hand_over(negotiated, peer, &attached, &sink).await,
                 Err(error) => log_end(peer, &error),
             }
             taken
@@ -195,26 +211,22 @@ impl Acceptor {
             task.abort();
         }
     }
-
-    fn forget(&mut self, connection: ConnectionId) {
-        self.admissions.handle_end(connection);
-        self.negotiating.remove(&connection);
-    }
 }
 
 async fn hand_over(
     negotiated: Negotiated,
     peer: SocketAddr,
-    place: Place,
+    attached: &Arc<AtomicUsize>,
     sink: &mpsc::Sender<Attached>,
 ) {
+    let Ok(free) = sink.reserve().await else { return };
     let Negotiated { socket, terms, leftover, host } = negotiated;
-    let export = terms.export.name.clone();
-    let name = host.as_ref().map(|host| host.name.to_string());
-    let attached = Attached { socket, terms, leftover, peer, host, place };
-    if sink.send(attached).await.is_ok() {
-        tracing::info!(%peer, %export, host = name, "NBD client attached");
-    }
+    let name = host.as_ref().map(|host| host.name.as_str());
+    tracing::info!(%peer, export = %terms.export.name, host = name, "NBD client attached");
+    // Nothing is awaited between here and the end of the task: the client never counts as
+    // negotiating and as attached at once.
+    let place = Place::take(attached);
+    free.send(Attached { socket, terms, leftover, peer, host, place });
 }
 
 fn log_end(peer: SocketAddr, error: &HaggleError) {

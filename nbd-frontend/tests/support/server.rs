@@ -1,11 +1,12 @@
 //! The front end under test, with a volume in memory.
 
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, mpsc as blocking};
 use std::thread;
 
 use base::io::clock;
+use base::io::socket::Socket;
 use base::io::tls::TlsIdentity;
 use base::limits::{TURN_BYTES_MAX, Timers};
 use base::request::{Completion, Content, Operation, Write};
@@ -13,9 +14,9 @@ use bytes::Bytes;
 use nbd_frontend::admission::Caps;
 use nbd_frontend::client::{Client, End};
 use nbd_frontend::exports::{ExportInfo, ExportTable};
-use nbd_frontend::io::acceptor::{Acceptor, AcceptorConfig, Attached};
+use nbd_frontend::io::acceptor::{Acceptor, AcceptorConfig, Attached, Place};
 use nbd_frontend::io::shared_exports::SharedExports;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use tokio::sync::{mpsc, oneshot};
 
 pub const SIZE: u64 = 16 << 20;
@@ -32,7 +33,7 @@ pub struct Server {
     pub memory: Arc<Mutex<Vec<u8>>>,
     pub ended: Mutex<blocking::Receiver<Ended>>,
     stop: Option<oneshot::Sender<()>>,
-    thread: Option<thread::JoinHandle<()>>,
+    threads: Vec<thread::JoinHandle<()>>,
 }
 
 pub fn table() -> ExportTable {
@@ -64,33 +65,38 @@ impl Server {
         };
         let (address_out, address_in) = blocking::channel();
         let (ended_out, ended) = blocking::channel();
+        let (arrive, arrivals) = blocking::channel();
         let (stop, stopped) = oneshot::channel::<()>();
-        let (shared, volume) = (exports.clone(), memory.clone());
-        let thread = thread::spawn(move || {
+        let bell = Arc::new(eventfd(0, EventfdFlags::NONBLOCK).expect("an eventfd"));
+        let door = Door { arrivals, bell: bell.clone() };
+        let volume = memory.clone();
+        let volume_thread = thread::spawn(move || serve_all(&door, &volume, &ended_out));
+        let ring = move || rustix::io::write(&bell, &1u64.to_ne_bytes()).expect("an eventfd");
+        let shared = exports.clone();
+        let control_thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime").block_on(async move {
+            runtime.expect("a runtime").block_on(async {
                 let (sink, mut attached) = mpsc::channel(8);
                 let acceptor = Acceptor::listen(config, shared, sink).expect("listening");
                 address_out.send(acceptor.local_address().expect("an address")).expect("sent");
+                let carry = async {
+                    while let Some(attached) = attached.recv().await {
+                        arrive.send(attached).expect("the volume thread is there");
+                        ring();
+                    }
+                };
                 tokio::select! {
                     () = acceptor.run() => {}
                     _ = stopped => {}
-                    () = async {
-                        while let Some(attached) = attached.recv().await {
-                            let (volume, ended) = (volume.clone(), ended_out.clone());
-                            thread::spawn(move || {
-                                let host = attached.host.as_ref().map(|host| host.to_string());
-                                let end = serve(attached, &volume);
-                                let _ = ended.send(Ended { end, host });
-                            });
-                        }
-                    } => {}
+                    () = carry => {}
                 }
             });
+            drop(arrive);
+            ring();
         });
         let address = address_in.recv().expect("the server listens");
-        let (stop, thread) = (Some(stop), Some(thread));
-        Self { address, exports, memory, ended: Mutex::new(ended), stop, thread }
+        let (stop, threads) = (Some(stop), vec![control_thread, volume_thread]);
+        Self { address, exports, memory, ended: Mutex::new(ended), stop, threads }
     }
 
     /// How the next client to end has ended.
@@ -103,66 +109,116 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }
 }
 
-/// One attached client, as a volume thread serves it.
-fn serve(attached: Attached, memory: &Mutex<Vec<u8>>) -> End {
-    let Attached { mut socket, terms, leftover, place, .. } = attached;
-    let mut client = Client::new(terms);
-    client.handle_bytes(clock::now(), &leftover);
+/// One attached client.
+struct Served {
+    socket: Socket,
+    client: Client,
+    host: Option<String>,
+    input_open: bool,
+    place: Option<Place>,
+}
+
+/// What the volume thread shares with the acceptor's.
+struct Door {
+    arrivals: blocking::Receiver<Attached>,
+    bell: Arc<OwnedFd>,
+}
+
+/// Serves every attached client on one thread, as a node does, until the acceptor is gone.
+fn serve_all(door: &Door, memory: &Mutex<Vec<u8>>, ended: &blocking::Sender<Ended>) {
+    let mut clients: Vec<Served> = Vec::new();
     let mut scratch = vec![0; 64 << 10];
-    let mut input_open = true;
     loop {
-        while let Some((tag, operation)) = client.poll_request() {
-            let completion = perform(&operation, memory);
-            client.handle_completion(clock::now(), tag, completion);
-        }
-        while let Some(piece) = client.poll_output() {
-            socket.queue(piece);
-        }
-        if socket.flush().is_err() {
-            client.handle_connection_lost();
-        }
-        client.handle_backlog(clock::now(), socket.backlog());
-        if !client.is_quiet() {
-            continue;
-        }
-        if let Some(end) = client.ended() {
-            if !end.is_orderly() {
-                return end;
-            }
-            if !socket.wants_write() {
-                socket.finish();
-                drop(place);
-                return end;
+        loop {
+            match door.arrivals.try_recv() {
+                Ok(attached) => clients.push(Served::new(attached)),
+                Err(blocking::TryRecvError::Empty) => break,
+                Err(blocking::TryRecvError::Disconnected) => return,
             }
         }
-        let reads = client.wants_input() && input_open;
+        clients.retain_mut(|served| match served.turn(&mut scratch, memory) {
+            None => true,
+            Some(end) => {
+                // Whoever hears of the end finds the place free.
+                drop(served.place.take());
+                let _ = ended.send(Ended { end, host: served.host.take() });
+                false
+            }
+        });
+        wait(&door.bell, &clients);
+    }
+}
+
+fn wait(bell: &OwnedFd, clients: &[Served]) {
+    let mut fds = vec![PollFd::new(bell, PollFlags::IN)];
+    fds.extend(clients.iter().map(|served| {
         let mut events = PollFlags::empty();
-        events.set(PollFlags::IN, reads);
-        events.set(PollFlags::OUT, socket.wants_write());
-        if events.is_empty() {
-            continue;
-        }
-        {
-            let fd = socket.fd();
-            poll(&mut [PollFd::from_borrowed_fd(fd.as_fd(), events)], None).expect("poll");
-        }
-        if reads {
+        events.set(PollFlags::IN, served.reads());
+        events.set(PollFlags::OUT, served.socket.wants_write());
+        PollFd::from_borrowed_fd(served.socket.fd(), events)
+    }));
+    poll(&mut fds, None).expect("poll");
+    if fds[0].revents().contains(PollFlags::IN) {
+        let _ = rustix::io::read(bell, &mut [0; 8]);
+    }
+}
+
+impl Served {
+    fn new(attached: Attached) -> Self {
+        let Attached { socket, terms, leftover, host, place, .. } = attached;
+        let mut client = Client::new(terms);
+        client.handle_bytes(clock::now(), &leftover);
+        let host = host.map(|host| host.to_string());
+        Self { socket, client, host, input_open: true, place: Some(place) }
+    }
+
+    fn reads(&self) -> bool {
+        self.input_open && self.client.wants_input()
+    }
+
+    /// Receives, asks the volume and sends until nothing is left to do. `Some`: it is over.
+    fn turn(&mut self, scratch: &mut [u8], memory: &Mutex<Vec<u8>>) -> Option<End> {
+        let Self { socket, client, input_open, .. } = self;
+        if *input_open && client.wants_input() {
             let feed = |bytes: &[u8]| client.handle_bytes(clock::now(), bytes);
-            match socket.receive(&mut scratch, TURN_BYTES_MAX, feed) {
+            match socket.receive(scratch, TURN_BYTES_MAX, feed) {
                 Ok(received) if received.closed => {
-                    input_open = false;
+                    *input_open = false;
                     client.handle_peer_closed();
                 }
                 Ok(_) => {}
                 Err(_) => client.handle_connection_lost(),
             }
         }
+        loop {
+            while let Some((tag, operation)) = client.poll_request() {
+                client.handle_completion(clock::now(), tag, perform(&operation, memory));
+            }
+            while let Some(piece) = client.poll_output() {
+                socket.queue(piece);
+            }
+            if socket.flush().is_err() {
+                client.handle_connection_lost();
+            }
+            client.handle_backlog(clock::now(), socket.backlog());
+            if client.is_quiet() {
+                break;
+            }
+        }
+        let end = client.ended()?;
+        if end.is_orderly() {
+            if socket.wants_write() {
+                return None;
+            }
+            socket.finish();
+        }
+        Some(end)
     }
 }
 
