@@ -106,10 +106,12 @@ pub fn init(
     }
     store_pair(&config.node.record_dirs, agreement)?;
     let mut disks = Vec::new();
+    // This node's own: the data of two nodes is related only after their first join.
+    let generation = Generation(random_bytes());
     for (volume, backing) in agreement.volumes.iter().zip(opened) {
-        disks.push((volume.id, write_volume(data_dir, volume, backing)?));
+        disks.push((volume.id, write_volume(data_dir, volume, backing, generation)?));
     }
-    write_record(config, agreement, source, volumes_digest(disks.into_iter()))?;
+    write_record(config, agreement, source, generation, volumes_digest(disks.into_iter()))?;
     Ok(report)
 }
 
@@ -152,11 +154,11 @@ fn write_volume(
     data_dir: &Path,
     volume: &PairVolume,
     backing: Backing,
+    generation: Generation,
 ) -> Result<DiskId, InitError> {
     let disk_id = DiskId(random_bytes());
     let path = backing.path().to_owned();
     let (mut stamp_file, _) = StampFile::read(Arc::new(backing));
-    let generation = Generation::NONE;
     let stamp = Stamp { volume_id: volume.id, disk_id, generation, round: 0 };
     stamp_file.write(&stamp).map_err(io_error("write the stamp of", &path))?;
     let meta = meta_path(data_dir, &volume.name);
@@ -185,6 +187,7 @@ fn write_record(
     config: &NodeConfig,
     agreement: &PairConfig,
     source: bool,
+    generation: Generation,
     volumes_digest: [u8; 16],
 ) -> Result<(), InitError> {
     let record = NodeRecord {
@@ -201,7 +204,7 @@ fn write_record(
         continuity: Continuity::Continuous,
         by_reset: false,
         session_boot_id: BootId::NONE,
-        generation: Generation::NONE,
+        generation,
         ancestors: Vec::new(),
         boot_id: BootId::NONE,
         machine_id: machine_id(),
@@ -228,6 +231,6 @@ fn write_record(
             source: lost.error,
         })?;
     }
-    note_record(&config.node.name, record_dirs, 2);
+    note_record(&config.node.name, &volumes_digest, 2);
     Ok(())
 }

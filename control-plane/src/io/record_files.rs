@@ -100,6 +100,7 @@ impl Places {
     /// Neither place takes it.
     pub fn write(&mut self, record: &NodeRecord) -> Result<Option<String>, PlacesLost> {
         let mut lost = None;
+        self.plan.try_again();
         'again: loop {
             let writes = self.plan.writes();
             for write in &writes {

@@ -8,7 +8,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread;
@@ -105,7 +104,9 @@ pub fn start(
 ) -> Result<Started, StartError> {
     let lock = lock_node(data_dir)?;
     let (mut places, reads) = Places::read(record_dirs);
-    if let Some(chosen) = choose(&reads) {
+    let chosen = choose(&reads);
+    let run_file = chosen.as_ref().and_then(|c| run_file(node, &c.record.volumes_digest));
+    if let Some(chosen) = chosen {
         places.set_plan(chosen.plan);
     }
     let mut files = Vec::new();
@@ -125,7 +126,6 @@ pub fn start(
         let backing = volume.backing.clone();
         files.push(VolumeFiles { backing, header: header_file, stamp: stamp_file });
     }
-    let run_file = run_file(node, record_dirs);
     let input = StartInput {
         node: node.clone(),
         places: reads,
@@ -296,8 +296,9 @@ fn read_number(path: &Path) -> Option<u64> {
 }
 
 /// Where the newest record's number is kept until the machine restarts: below /run, for root, or
-/// in the user's own folder there.
-fn run_file(node: &NodeName, record_dirs: &[PathBuf; 2]) -> Option<PathBuf> {
+/// in the user's own folder there. Two nodes of one name on a machine (a demo beside another) are
+/// told apart by their volumes' disk ids, which a restored copy of the record has, too.
+fn run_file(node: &NodeName, volumes_digest: &[u8; 16]) -> Option<PathBuf> {
     let folder = if rustix::process::geteuid().is_root() {
         PathBuf::from("/run/stretch")
     } else {
@@ -308,14 +309,13 @@ fn run_file(node: &NodeName, record_dirs: &[PathBuf; 2]) -> Option<PathBuf> {
         user.join("stretch")
     };
     fs::create_dir_all(&folder).ok()?;
-    // Two nodes of one name on a machine (a demo beside another) are told apart by their record.
-    let inode = fs::metadata(record_dirs[0].join(super::record_files::RECORD_FILE)).ok()?;
-    Some(folder.join(format!("{node}-{:x}-{:x}.seq", inode.dev(), inode.ino())))
+    let digest = u128::from_be_bytes(*volumes_digest);
+    Some(folder.join(format!("{node}-{digest:032x}.seq")))
 }
 
 /// Remembers the number of a node's newest record until the machine restarts, where it can.
-pub fn note_record(node: &NodeName, record_dirs: &[PathBuf; 2], record_seq: u64) {
-    if let Some(path) = run_file(node, record_dirs) {
+pub fn note_record(node: &NodeName, volumes_digest: &[u8; 16], record_seq: u64) {
+    if let Some(path) = run_file(node, volumes_digest) {
         // It only helps to notice a rollback: an error here costs no more.
         let _ = fs::write(path, record_seq.to_string());
     }

@@ -62,11 +62,12 @@ impl Group {
     /// The connection is gone. A clean stop that knows the peer's rounds needs it no more: it
     /// ends as the peer's did.
     pub(super) fn lose_connection(&mut self, now: Instant, why: &str) {
-        if let Phase::Stopping(stopping) = &self.phase {
-            if stopping.peer_rounds.is_some() && stopping.stage != Stage::Leaving {
-                self.close_link(now, why);
-                return;
-            }
+        if let Phase::Stopping(stopping) = &self.phase
+            && stopping.peer_rounds.is_some()
+            && stopping.stage != Stage::Leaving
+        {
+            self.close_link(now, why);
+            return;
         }
         self.leave(now, why);
     }

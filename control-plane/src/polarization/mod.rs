@@ -10,6 +10,7 @@
 mod choose;
 mod durable;
 mod group;
+mod hello;
 mod join;
 mod leave;
 mod link;

@@ -149,4 +149,11 @@ impl SlotPlan {
     pub fn place_failed(&mut self, place: usize) {
         self.lost[place] = true;
     }
+
+    /// With both places lost there is nothing to lose: a later record tries both again.
+    pub fn try_again(&mut self) {
+        if self.lost == [true, true] {
+            self.lost = [false, false];
+        }
+    }
 }

@@ -302,8 +302,12 @@ fn records_go_over_the_older_slot_and_twice_into_the_last_place() {
     assert_eq!(plan.writes(), [write(0, 0, true), write(0, 1, true)]);
     plan.writes().into_iter().for_each(|w| plan.written(w));
     assert_eq!(plan.writes().len(), 2);
+    plan.try_again();
+    assert_eq!(plan.writes().len(), 2, "one lost place stays out until the next start");
     plan.place_failed(0);
     assert_eq!(plan.writes(), []);
+    plan.try_again();
+    assert_eq!(plan.writes(), [write(0, 0, false), write(1, 1, false)]);
 }
 
 #[test]

@@ -535,11 +535,8 @@ impl World {
             }
             VolumeCommand::Compare { session, role, scope, .. } => {
                 fake.comparing = Some((session, role));
-                if role == SyncRole::Source {
-                    if self.compare(node, index, session, scope) {
-                        let copied_bytes = 0;
-                        reports.push(VolumeReport::Compared { session, copied_bytes });
-                    }
+                if role == SyncRole::Source && self.compare(node, index, session, scope) {
+                    reports.push(VolumeReport::Compared { session, copied_bytes: 0 });
                 }
             }
             VolumeCommand::Enter { session, role, .. } => {
