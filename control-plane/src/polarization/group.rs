@@ -94,6 +94,8 @@ pub struct Group {
     pub(super) gate: Gate,
     /// Held requests were discarded and no session was entered since.
     pub(super) discarded: bool,
+    /// When requests that were held before the join under way are discarded if it fails (L5).
+    pub(super) hold_before_join: Option<Instant>,
     pub(super) timers: TimerTable,
     pub(super) last_turn: Instant,
     pub(super) beat_due: bool,
@@ -132,6 +134,7 @@ impl Group {
             unquiet: BTreeSet::new(),
             gate: Gate::CLOSED,
             discarded: false,
+            hold_before_join: None,
             timers,
             last_turn: now,
             beat_due: false,
@@ -215,7 +218,7 @@ impl Group {
         self.observe(now);
         if self.stop == StopRequest::None {
             self.stop = StopRequest::Requested;
-            self.timers.set(Timer::StopBy, now + self.timings().io_timeout * 3);
+            self.timers.set(Timer::StopBy, now + self.timings().io_timeout * 4);
         }
         self.settle(now);
     }

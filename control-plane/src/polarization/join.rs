@@ -557,7 +557,9 @@ impl Group {
         assert_eq!(links, self.headers.len(), "W6: every volume has its data connection");
         let conn_nonce = self.conn_nonce().expect("a join has its connection");
         let session = self.session();
-        // Requests held since the last session will be served now.
+        // Requests held since the last session will be served now, unless the last steps fail.
+        let hold = self.timers.at(Timer::Hold);
+        self.hold_before_join = self.timers.is_set(Timer::Hold).then_some(hold);
         self.timers.clear(Timer::Hold);
         self.discarded = false;
         self.ask(step, &VolumeCommand::Enter { session, conn_nonce, role });
@@ -570,6 +572,7 @@ impl Group {
         self.phase = Phase::Active { session, role, freeze: None };
         self.explain(String::new(), "");
         self.empty.fill(false);
+        self.hold_before_join = None;
         let part = match role {
             Role::Orderer => "orderer",
             Role::Follower => "follower",

@@ -99,7 +99,8 @@ impl Group {
         self.unquiet = self.all_volumes();
         self.timers.set(Timer::Quiet, now + self.timings().io_timeout);
         if !self.timers.is_set(Timer::Hold) && !self.discarded {
-            self.timers.set(Timer::Hold, now + self.timings().hold);
+            let whole = now + self.timings().hold;
+            self.timers.set(Timer::Hold, self.hold_before_join.take().unwrap_or(whole));
         }
         self.progress.fill(Progress::default());
         self.tell_all(&VolumeCommand::Leave { session });

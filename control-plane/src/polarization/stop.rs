@@ -173,7 +173,8 @@ impl Group {
             return;
         }
         stopping.stage = Stage::Flushing;
-        self.timers.set(Timer::Step, now + self.timings().io_timeout);
+        // Everything in memory goes to both disks now.
+        self.timers.set(Timer::Step, now + self.timings().io_timeout * 3);
         let mut job = Job::new(Purpose::CleanFlush);
         self.volume_indexes().for_each(|volume| job.sync(volume));
         for volume in self.volume_indexes() {

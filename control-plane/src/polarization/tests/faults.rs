@@ -354,7 +354,7 @@ fn a_stop_that_the_peer_does_not_answer_ends_in_time_and_is_not_clean() {
     let mut world = World::active(1);
     world.net_up = false;
     world.stop(A);
-    world.pass(Duration::from_secs(7));
+    world.pass(Duration::from_secs(9));
     assert!(world.nodes[A].ended);
     assert!(!world.nodes[A].disk.record.clean);
 }
@@ -471,4 +471,22 @@ fn a_message_out_of_turn_ends_the_session_and_nothing_else() {
         assert!(world.view(A).cause.contains("broke the protocol"), "{message:?}");
         expect_healed(&mut world, A);
     }
+}
+
+#[test]
+fn a_join_that_fails_at_its_end_does_not_hold_requests_for_longer() {
+    let mut world = World::active(1);
+    world.net_up = false;
+    world.pass(SECOND * 4);
+    world.net_up = true;
+    while world.nodes[A].volumes[0].session.is_none() {
+        if !world.step(0) {
+            world.pass(Duration::from_millis(10));
+        }
+    }
+    assert!(!world.view(A).serving, "the volume has entered, hosts are not served yet");
+    world.reset_connections();
+    world.net_up = false;
+    world.pass(Duration::from_millis(1500));
+    assert!(world.nodes[A].volumes[0].discarded, "T_hold counts from when the session was left");
 }

@@ -128,7 +128,7 @@ impl Run {
             world.nodes[node].fail_step = None;
         }
         // A node that is being stopped ends first.
-        world.pass(Duration::from_secs(7));
+        world.pass(Duration::from_secs(9));
         for node in [A, B] {
             if world.nodes[node].group.is_none() {
                 world.start(node);
