@@ -16,7 +16,7 @@ fn overlapping_operations_through_both_nodes_are_linearizable() {
         let history = client::driver::run(config.clone()).expect("both serve");
         let counts = pair.close(&config, history);
         println!("{counts:?}");
-        assert_eq!((counts.errors, counts.unknown, counts.connections_lost), (0, 0, 0));
+        assert_eq!((counts.errors, counts.unknown, counts.connections_lost_total()), (0, 0, 0));
         let enough = soak(2_000, 50_000);
         assert!(counts.overlapping >= enough, "only {} overlapping", counts.overlapping);
     });

@@ -215,9 +215,10 @@ impl Running {
 
     fn join(self) -> History {
         let mut history = self.history;
+        history.connections_lost.resize(self.shared.done.len(), 0);
         for handle in self.workers {
             let worker = handle.join().expect("a worker does not panic");
-            history.connections_lost += worker.connections_lost;
+            history.connections_lost[worker.node] += worker.connections_lost;
             history.wrong.extend(worker.wrong);
             history.records.extend(worker.records);
         }

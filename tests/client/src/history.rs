@@ -123,8 +123,8 @@ pub struct History {
     /// Answers that are wrong whatever the order: damaged blocks, blocks of other places or
     /// writers, broken protocol.
     pub wrong: Vec<String>,
-    /// Connections that ended before we ended them.
-    pub connections_lost: u64,
+    /// Connections that ended before we ended them, by node.
+    pub connections_lost: Vec<u64>,
 }
 
 /// Numbers of a history that was found right.
@@ -143,13 +143,18 @@ pub struct Counts {
     pub blocks: usize,
     /// Operations on single blocks that were put in order.
     pub block_operations: usize,
-    /// Connections that ended before we ended them.
-    pub connections_lost: u64,
+    /// Connections that ended before we ended them, by node.
+    pub connections_lost: Vec<u64>,
     /// Longest time between two acknowledgements, by node, in milliseconds.
     pub longest_gap_ms: Vec<u64>,
 }
 
 impl Counts {
+    /// Connections that ended before we ended them, to all nodes.
+    pub fn connections_lost_total(&self) -> u64 {
+        self.connections_lost.iter().sum()
+    }
+
     /// Acknowledged requests.
     pub fn done_total(&self) -> u64 {
         self.done.values().sum()
@@ -159,8 +164,8 @@ impl Counts {
 impl History {
     /// A history of nothing, on an area that holds zeros.
     pub fn new(writer: u64, trim: TrimMeaning) -> Self {
-        let (records, wrong) = (Vec::new(), Vec::new());
-        Self { writer, trim, next_id: 1, records, wrong, connections_lost: 0 }
+        let (records, wrong, connections_lost) = (Vec::new(), Vec::new(), Vec::new());
+        Self { writer, trim, next_id: 1, records, wrong, connections_lost }
     }
 
     /// The values of `data`, whole blocks from `first_block` on. A block that cannot be right is
@@ -257,7 +262,7 @@ impl History {
             overlapping: self.overlapping(),
             blocks: summary.blocks,
             block_operations: summary.block_operations,
-            connections_lost: self.connections_lost,
+            connections_lost: self.connections_lost.clone(),
             longest_gap_ms: (0..nodes).map(|node| self.longest_gap_ns(node) / 1_000_000).collect(),
         }
     }

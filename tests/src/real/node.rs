@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::Value;
 
 use super::program;
@@ -115,9 +115,13 @@ impl Node {
         assert!(status.success(), "{} did not stop cleanly: {status}", self.name);
     }
 
-    /// Whether the process runs.
-    pub fn runs(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|child| child.try_wait().expect("our own child").is_none())
+    /// Whether the process was started and has not ended.
+    pub fn runs(&self) -> bool {
+        let Some(child) = &self.child else { return false };
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a process id");
+        // Only a look: whoever waits for the process still learns how it ended.
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(pid), look).expect("our own child").is_none()
     }
 
     /// `stretch status --json`; `None` if the node does not answer.
@@ -137,7 +141,7 @@ impl Node {
     pub fn wait_state(&self, state: &str, limit: Duration) -> bool {
         let until = Instant::now() + limit;
         // A node whose admin socket is not there yet cannot be waited for.
-        while Instant::now() < until {
+        while self.runs() && Instant::now() < until {
             let left = until.saturating_duration_since(Instant::now());
             let status = Command::new(program())
                 .args(["wait", "--state", state, "--timeout"])

@@ -36,7 +36,7 @@ const WRONG_MAX: usize = 10;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Worker {
-    node: usize,
+    pub(super) node: usize,
     structured: bool,
     config: Arc<Config>,
     shared: Arc<Shared>,
