@@ -70,16 +70,20 @@ pub struct Parts {
 /// # Errors
 /// Through `ready`: an address that cannot be listened on, by name.
 pub async fn run(parts: Parts, ready: std::sync::mpsc::Sender<io::Result<()>>) {
-    let Parts { nbd, exports, volumes, admin_socket, metrics, measured, identity, admin, .. } = parts;
+    let Parts { nbd, exports, volumes, admin_socket, metrics, measured, identity, admin, .. } =
+        parts;
     let (admin_listen, metrics_listen, mut stop) =
         (parts.admin_listen, parts.metrics_listen, parts.stop);
     let (sink, mut attached) = mpsc::channel(ATTACHED_MAX);
     let address = nbd.address;
     let listening = async {
-        let nbd = Acceptor::listen(nbd, exports, sink)
-            .map_err(|error| named("NBD", address, &error))?;
+        let nbd =
+            Acceptor::listen(nbd, exports, sink).map_err(|error| named("NBD", address, &error))?;
         let unix = admin_server::bind_unix(&admin_socket).map_err(|error| {
-            io::Error::new(error.kind(), format!("admin socket {}: {error}", admin_socket.display()))
+            io::Error::new(
+                error.kind(),
+                format!("admin socket {}: {error}", admin_socket.display()),
+            )
         })?;
         let port = listen("admin", admin_listen)?;
         io::Result::Ok((nbd, unix, port, listen("metrics", metrics_listen)?))

@@ -46,6 +46,9 @@ pub struct VolumeHandle {
     pub counters: Arc<VolumeCounters>,
 }
 
+/// Makes a status of what the group knows; the rest (name, pids, uptime ...) is its own.
+pub type Describe = Box<dyn Fn(&GroupView, &[VolumeHandle]) -> NodeStatus + Send>;
+
 /// What the group thread is started with.
 pub struct Parts {
     /// The core, with the record's F0 as its first action.
@@ -67,7 +70,7 @@ pub struct Parts {
     /// The decision log.
     pub decisions: DecisionFile,
     /// Fills in what is not the group's: name, pids, uptime ...
-    pub describe: Box<dyn Fn(&GroupView, &[VolumeHandle]) -> NodeStatus + Send>,
+    pub describe: Describe,
     /// Where status is read.
     pub status: watch::Sender<Arc<StatusReport>>,
     /// Becomes true when the operator stops the node.
@@ -223,7 +226,8 @@ impl GroupThread {
         let DataLink { socket, conn_nonce, volume, volume_id, sequence } = link;
         let known = self.parts.volumes.get(usize::from(volume.0));
         let expected = self.parts.group.conn_nonce() == Some(conn_nonce);
-        let Some(handle) = known.filter(|v| volume_id.is_none_or(|id| id == v.id) && expected) else {
+        let Some(handle) = known.filter(|v| volume_id.is_none_or(|id| id == v.id) && expected)
+        else {
             debug!(?conn_nonce, ?volume, "a data connection of an earlier connection is dropped");
             return;
         };

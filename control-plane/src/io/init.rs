@@ -136,7 +136,11 @@ fn open_volume(
     if !made && !source && !backing.is_device() && backing.has_data_extents() {
         return Err(InitError::HoldsData { path: path.clone() });
     }
-    if made { report.made.push(path.clone()) } else { report.adopted.push(path.clone()) }
+    if made {
+        report.made.push(path.clone())
+    } else {
+        report.adopted.push(path.clone())
+    }
     Ok(backing)
 }
 

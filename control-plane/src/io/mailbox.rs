@@ -123,13 +123,11 @@ mod tests {
     #[test]
     fn a_sample_is_one_that_was_published_or_closed() {
         let gate = Arc::new(SharedGate::default());
-        let open = |n: u64| Gate {
-            serve_gen: n,
-            session: Session(n),
-            read_until: Instant::from_nanos(n),
-        };
+        let open =
+            |n: u64| Gate { serve_gen: n, session: Session(n), read_until: Instant::from_nanos(n) };
         let publisher = gate.clone();
-        let thread = std::thread::spawn(move || (1..20_000).for_each(|n| publisher.publish(open(n))));
+        let thread =
+            std::thread::spawn(move || (1..20_000).for_each(|n| publisher.publish(open(n))));
         while !thread.is_finished() {
             let seen = gate.sample();
             let closed = seen.read_until == Instant::ZERO;

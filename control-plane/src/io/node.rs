@@ -16,6 +16,7 @@ use base::ids::{Incarnation, VolumeIndex};
 use base::io::clock;
 use base::io::tcp;
 use base::io::tls::TlsIdentity;
+use base::limits::CLIENTS_MAX;
 use base::rules::Rules;
 use base::time::Instant;
 use datapath::io::backing::{Backing, BackingError, Direct};
@@ -29,7 +30,7 @@ use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::admin_server::AdminState;
 use super::config_file::load_pair;
@@ -45,6 +46,8 @@ use crate::config::{self, NbdTls, NodeConfig, PairConfig};
 use crate::polarization::{Group, GroupConfig, GroupView, GroupVolume};
 use crate::status::{NodeStatus, ResyncRole, ResyncStatus, State, StatusReport, VolumeStatus};
 
+/// Open files of a node beside its clients', generously.
+const FILES_OF_THE_PROCESS: u64 = 1024;
 /// Reports of volumes not yet taken by the group thread, at most.
 const REPORTS_MAX: usize = 1024;
 /// Events of peer connections not yet taken, at most.
@@ -62,6 +65,7 @@ const BUSY_STEP: Duration = Duration::from_millis(10);
 /// What keeps it from starting: which file or address, and what to do.
 pub fn run(config: &NodeConfig) -> Result<ExitCode> {
     end_process_on_panic();
+    allow_many_files();
     let identity = config.load_identity()?;
     let pair = load_pair(&config.node.record_dirs)
         .context("this node has no pair configuration: run `stretch init` once")?;
@@ -77,6 +81,20 @@ fn end_process_on_panic() {
         error!("{panic}");
         std::process::abort();
     }));
+}
+
+/// Clients, each a descriptor, come on top of what the process needs itself.
+fn allow_many_files() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let wanted = CLIENTS_MAX as u64 + FILES_OF_THE_PROCESS;
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
+    let raised = rustix::process::Rlimit { current, ..limit };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
+        warn!(%error, "cannot raise the number of open files; fewer clients can attach");
+    }
 }
 
 fn open_volumes(config: &NodeConfig, pair: &PairConfig) -> Result<Vec<Arc<Backing>>> {
@@ -332,7 +350,7 @@ struct GroupStart {
     gate: Arc<SharedGate>,
     exports: SharedExports,
     decisions: DecisionFile,
-    describe: Box<dyn Fn(&GroupView, &[VolumeHandle]) -> NodeStatus + Send>,
+    describe: group_thread::Describe,
     status: watch::Sender<Arc<StatusReport>>,
     stop: watch::Receiver<bool>,
 }

@@ -17,8 +17,8 @@ use base::frame::{HEADER_BYTES, Header};
 use base::identity::{Identity, Kind};
 use base::ids::{ConnNonce, NodeName, VolumeId, VolumeIndex};
 use base::io::socket::Socket;
-use base::io::tls::{TlsIdentity, peer_identity, server_name};
 use base::io::tcp;
+use base::io::tls::{TlsIdentity, peer_identity, server_name};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -134,7 +134,8 @@ enum SetupError {
 /// 128 random bits.
 pub fn random_bytes() -> [u8; 16] {
     let mut bytes = [0u8; 16];
-    let count = getrandom(&mut bytes, GetRandomFlags::empty()).expect("the kernel gives random bytes");
+    let count =
+        getrandom(&mut bytes, GetRandomFlags::empty()).expect("the kernel gives random bytes");
     assert_eq!(count.min(16), 16, "sixteen bytes are given whole");
     bytes
 }

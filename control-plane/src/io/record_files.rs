@@ -173,10 +173,14 @@ impl HeaderFile {
         let file = match open(&path, false) {
             Ok(file) => file,
             Err(error) => {
-                return (Self { path, file: None, next_slot: 0, sequence: 0 }, Err(error.to_string()));
+                return (
+                    Self { path, file: None, next_slot: 0, sequence: 0 },
+                    Err(error.to_string()),
+                );
             }
         };
-        let slots = [0, 1].map(|slot| read_block(&file, slot).and_then(|b| VolumeHeader::decode(&b)));
+        let slots =
+            [0, 1].map(|slot| read_block(&file, slot).and_then(|b| VolumeHeader::decode(&b)));
         match choose_header(slots) {
             Ok((slot, header)) => {
                 let (next_slot, sequence) = (1 - slot, header.header_seq);

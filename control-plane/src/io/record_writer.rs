@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread;
 
-use base::ids::{BootId, Incarnation, MachineId, NodeName, Ticket, VolumeId, VolumeIndex, VolumeName};
+use base::ids::{
+    BootId, Incarnation, MachineId, NodeName, Ticket, VolumeId, VolumeIndex, VolumeName,
+};
 use base::rules::Rules;
 use datapath::io::backing::Backing;
 use datapath::storage::IoFault;

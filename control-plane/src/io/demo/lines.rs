@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use rustix::process::geteuid;
 
 use super::folder::{Folder, HOST};
 use crate::config::{NbdTls, NodeConfig};
@@ -29,7 +30,12 @@ pub(super) fn prepared(folder: &Folder) -> anyhow::Result<String> {
 }
 
 /// What is said when both nodes' own status says that they serve.
-pub(super) fn ready(folder: &Folder, after: Duration) -> anyhow::Result<String> {
+/// `there` tells whether a tool is installed.
+pub(super) fn ready(
+    folder: &Folder,
+    after: Duration,
+    there: impl Fn(&str) -> bool,
+) -> anyhow::Result<String> {
     let [a, b] = [0, 1].map(|index| Export::new(folder, index));
     let program = program()?;
     let (toml_a, toml_b) = (quote(&folder.toml(0)), quote(&folder.toml(1)));
@@ -50,7 +56,7 @@ pub(super) fn ready(folder: &Folder, after: Duration) -> anyhow::Result<String> 
          {} -c 'write -P 0xab 0 {length}'\n\
          {} -c 'read -P 0xab 0 {length}'\n\
          \n# load through a (it overwrites the volume)\n\
-         fio --name=demo --ioengine=nbd --uri={} --rw=randrw --bs=4k --iodepth=32 \
+         {}fio --name=demo --ioengine=nbd --uri={} --rw=randrw --bs=4k --iodepth=32 \
          --size={} --time_based --runtime=10\n\
          \n# look at it, copy it out through b, see that both copies are the same\n\
          nbdinfo {}\n\
@@ -62,14 +68,15 @@ pub(super) fn ready(folder: &Folder, after: Duration) -> anyhow::Result<String> 
          {program} wait --state active-active --config {toml_b}\n",
         a.qemu_io,
         b.qemu_io,
-        a.uri,
+        a.before_fio,
+        a.place,
         folder.size.min(64 << 20),
         a.uri,
         b.uri,
         images[0],
         images[1],
     );
-    if let Some(missing) = missing(find_tool) {
+    if let Some(missing) = missing(there) {
         let _ = writeln!(text, "\n# {missing}");
     }
     text.push_str("\nCtrl-C stops both nodes; the data stays in ");
@@ -79,9 +86,13 @@ pub(super) fn ready(folder: &Folder, after: Duration) -> anyhow::Result<String> 
 
 /// How one node's volume is named to the tools.
 struct Export {
+    /// Its URI.
     place: String,
+    /// Its URI with the certificates that a TLS client shows, for a shell.
     uri: String,
     qemu_io: String,
+    /// What has to be done once before fio can reach it: whole lines.
+    before_fio: String,
 }
 
 impl Export {
@@ -92,12 +103,12 @@ impl Export {
         match node.nbd.tls {
             NbdTls::Off => {
                 let qemu_io = format!("qemu-io -f raw {plain}");
-                Self { place: plain.clone(), uri: plain, qemu_io }
+                Self { place: plain.clone(), uri: plain, qemu_io, before_fio: String::new() }
             }
             NbdTls::Required => {
                 let identity = folder.identity(HOST);
                 let place = format!("nbds://{listen}/vol0");
-                let uri = format!("{place}?tls-certificates={}", identity.display());
+                let uri = format!("{place}?tls-certificates={}", percent_encode(&identity));
                 let object = format!(
                     "tls-creds-x509,id=tls0,endpoint=client,dir={}",
                     identity.display().to_string().replace(',', ",,")
@@ -109,7 +120,11 @@ impl Export {
                 );
                 let qemu_io =
                     format!("qemu-io --object {} --image-opts {image}", quote(Path::new(&object)));
-                Self { place, uri: quote(Path::new(&uri)), qemu_io }
+                // fio's engine takes no certificates from a URI, only from libnbd's own places.
+                let pki = if geteuid().is_root() { "/etc/pki" } else { "~/.pki" };
+                let before_fio =
+                    format!("mkdir -p {pki} && ln -sn {} {pki}/libnbd\n", quote(&identity));
+                Self { place, uri: quote(Path::new(&uri)), qemu_io, before_fio }
             }
         }
     }
@@ -129,6 +144,23 @@ pub(super) fn quote(path: &Path) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
+/// As a URI carries a path in its query (RFC 3986).
+pub(super) fn percent_encode(path: &Path) -> String {
+    let mut text = String::new();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => {
+                text.push(char::from(*byte));
+            }
+            // Writing to a string cannot fail.
+            _ => {
+                let _ = write!(text, "%{byte:02X}");
+            }
+        }
+    }
+    text
+}
+
 /// One line that names every tool that is not `there`, and its package.
 pub(super) fn missing(there: impl Fn(&str) -> bool) -> Option<String> {
     let absent: Vec<_> = TOOLS.iter().filter(|(tool, _)| !there(tool)).collect();
@@ -145,7 +177,8 @@ pub(super) fn missing(there: impl Fn(&str) -> bool) -> Option<String> {
     ))
 }
 
-fn find_tool(tool: &str) -> bool {
+/// Whether `tool` is in a folder of $PATH.
+pub(super) fn find_tool(tool: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(tool).is_file())
 }

@@ -84,7 +84,8 @@ async fn run_pair(folder: &Folder) -> anyhow::Result<ExitCode> {
         show.statuses([&a, &b]);
         if !ready && [&a, &b].into_iter().all(is_active) {
             ready = true;
-            show.line(&lines::ready(folder, clock::now().since(begun))?);
+            let after = clock::now().since(begun);
+            show.line(&lines::ready(folder, after, lines::find_tool)?);
         }
     }
 }

@@ -85,6 +85,36 @@ fn exactly_one_state_is_shown() {
 }
 
 #[test]
+fn silent_connections_make_room() {
+    let page = Metrics::new(&name("a")).page();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let answer = runtime.expect("a runtime").block_on(async move {
+        let address = "127.0.0.11:0".parse().expect("an address");
+        let listener = base::io::tcp::listen(address).expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let client = tokio::task::spawn_blocking(move || {
+            let connect = || std::net::TcpStream::connect(address).expect("it listens");
+            let silent: Vec<_> =
+                (0..base::limits::ADMIN_CONNECTIONS_MAX).map(|_| connect()).collect();
+            let mut stream = connect();
+            stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("it reads");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).expect("it answers");
+            drop(silent);
+            answer
+        });
+        tokio::select! {
+            never = serve_metrics(listener, page) => match never {},
+            answer = client => answer.expect("no panic"),
+            () = tokio::time::sleep(2 * base::limits::ADMIN_STEP_TIMEOUT) => {
+                panic!("silent connections keep everybody out")
+            }
+        }
+    });
+    assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
+}
+
+#[test]
 fn the_page_is_served_over_http() {
     let metrics = Metrics::new(&name("a"));
     let counter = metrics.counter("stretch_sessions_total", "Sessions begun", Vec::new());

@@ -58,14 +58,8 @@ impl Clients {
         if decrypted.is_err() {
             client.handle_connection_lost();
         }
-        let connection = Connection {
-            socket,
-            client,
-            peer,
-            readable: true,
-            gone: false,
-            _place: place,
-        };
+        let connection =
+            Connection { socket, client, peer, readable: true, gone: false, _place: place };
         self.connections.insert(id, connection);
         self.active.insert(id);
     }
@@ -200,8 +194,9 @@ impl Connection {
         while self.readable && client.wants_input() && budget > 0 {
             // One piece at a time: the client may have had enough after any of them.
             let piece = scratch.len().min(budget);
-            let received =
-                self.socket.receive(&mut scratch[..piece], 1, |bytes| client.handle_bytes(now, bytes));
+            let received = self
+                .socket
+                .receive(&mut scratch[..piece], 1, |bytes| client.handle_bytes(now, bytes));
             match received {
                 Err(_) => {
                     self.readable = false;
@@ -224,15 +219,21 @@ impl Connection {
 
     /// `true` when the connection is over.
     fn flush(&mut self) -> bool {
-        while let Some(piece) = self.client.poll_output() {
-            self.socket.queue(piece);
-        }
         let now = clock::now();
-        if self.socket.wants_write() {
-            if self.socket.flush().is_err() {
+        loop {
+            let mut queued = false;
+            while let Some(piece) = self.client.poll_output() {
+                self.socket.queue(piece);
+                queued = true;
+            }
+            if self.socket.wants_write() && self.socket.flush().is_err() {
                 self.client.handle_connection_lost();
             }
+            // Room in the socket may let the client answer more of what it has.
             self.client.handle_backlog(now, self.socket.backlog());
+            if !queued {
+                break;
+            }
         }
         match self.client.ended() {
             None => false,

@@ -318,7 +318,8 @@ impl VolumeThread {
             return;
         }
         let volume = &mut self.volume;
-        self.clients.receive(&mut self.scratch, |id, operation| volume.handle_request(id, operation));
+        self.clients
+            .receive(&mut self.scratch, |id, operation| volume.handle_request(id, operation));
     }
 
     /// Feeds completions, settles, carries out actions, until nothing is left that needs no waiting.
