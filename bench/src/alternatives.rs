@@ -264,14 +264,15 @@ impl Starter<'_> {
 
     fn stretch(&self) -> Result<Running> {
         let program = &self.place.stretch;
+        let log = self.dir.join("log");
         let mut child = Command::new(program)
             .args(["demo", "--dir"])
-            .arg(&self.dir)
+            .arg(self.demo_dir())
             .arg(format!("--size={}", self.place.size))
             .args(["--addresses", "127.0.0.31,127.0.0.32,127.0.0.33"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(File::create(self.dir.join("log"))?)
+            .stderr(File::create(&log)?)
             .spawn()
             .with_context(|| {
                 format!("starting {} (cargo build --release first)", program.display())
@@ -280,8 +281,11 @@ impl Starter<'_> {
         let demo = Process::Demo { child };
         let mut lines = BufReader::new(output).lines();
         loop {
-            let line =
-                lines.next().context("the demo ended before it was ready; see its log")??;
+            let Some(line) = lines.next() else {
+                let why = fs::read_to_string(&log).unwrap_or_default();
+                bail!("the demo ended before it was ready: {}", why.trim());
+            };
+            let line = line?;
             if line.starts_with("ready:") {
                 break;
             }
@@ -300,8 +304,13 @@ impl Starter<'_> {
         })
     }
 
+    /// A folder of its own: a demo takes only a new or empty one.
+    fn demo_dir(&self) -> PathBuf {
+        self.dir.join("demo")
+    }
+
     fn node_pid(&self, node: &str) -> Result<u32> {
-        let config = self.dir.join(format!("{node}.toml"));
+        let config = self.demo_dir().join(format!("{node}.toml"));
         let output = Command::new(&self.place.stretch)
             .args(["status", "--json", "--config"])
             .arg(&config)
