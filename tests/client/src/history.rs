@@ -118,6 +118,8 @@ pub struct History {
     pub trim: TrimMeaning,
     /// The next free operation id.
     pub next_id: u64,
+    /// What the blocks held at first, if not zeros: block and value. An earlier history's end.
+    pub initial: Vec<(u64, Value)>,
     /// All requests, by begin.
     pub records: Vec<Record>,
     /// Answers that are wrong whatever the order: damaged blocks, blocks of other places or
@@ -165,7 +167,20 @@ impl History {
     /// A history of nothing, on an area that holds zeros.
     pub fn new(writer: u64, trim: TrimMeaning) -> Self {
         let (records, wrong, connections_lost) = (Vec::new(), Vec::new(), Vec::new());
-        Self { writer, trim, next_id: 1, records, wrong, connections_lost }
+        Self { writer, trim, next_id: 1, initial: Vec::new(), records, wrong, connections_lost }
+    }
+
+    /// A new history on what an image holds now, for operations of the same writer: whatever
+    /// happened before, and was lost, is forgotten.
+    ///
+    /// # Errors
+    /// What is wrong with which block.
+    pub fn resume(&self, data: &[u8], first_block: u64) -> Result<Self, String> {
+        let mut resumed = Self { next_id: self.next_id, ..Self::new(self.writer, self.trim) };
+        let values = expand(&self.decode(data, first_block)?);
+        let initial = (first_block..).zip(values).filter(|(_, value)| *value != Value::ZERO);
+        resumed.initial = initial.collect();
+        Ok(resumed)
     }
 
     /// The values of `data`, whole blocks from `first_block` on. A block that cannot be right is
@@ -206,7 +221,14 @@ impl History {
 
     /// The history as the checker reads it.
     pub fn operations(&self) -> Vec<Operation> {
-        self.records.iter().filter_map(|record| self.operation(record)).collect()
+        // The first moment there is: ended before anything else begins.
+        let initial = self.initial.iter().map(|(block, value)| Operation {
+            kind: Kind::Write(value.id().expect("zeros are there by themselves")),
+            blocks: *block..block + 1,
+            invoke: 1,
+            end: Some(1),
+        });
+        initial.chain(self.records.iter().filter_map(|record| self.operation(record))).collect()
     }
 
     fn operation(&self, record: &Record) -> Option<Operation> {
@@ -330,6 +352,15 @@ impl History {
     }
 }
 
+/// One value a block.
+pub fn expand(runs: &[Run]) -> Vec<Value> {
+    let values = runs.iter().flat_map(|run| {
+        let value = if run.value == 0 { Value::ZERO } else { Value::written(run.value) };
+        (0..run.count).map(move |_| value)
+    });
+    values.collect()
+}
+
 /// See [`History::decode`].
 pub(crate) fn decode_blocks(
     writer: u64,
@@ -400,6 +431,20 @@ mod tests {
         assert!(History::new(8, TrimMeaning::Either).decode(&data, 10).is_err());
         data[600] ^= 1;
         assert_eq!(history.decode(&data, 10), Err("block 11 is damaged".to_owned()));
+    }
+
+    #[test]
+    fn a_resumed_history_begins_with_what_the_image_holds() {
+        let mut history = History::new(7, TrimMeaning::Either);
+        history.next_id = 50;
+        let mut image = vec![0; 2048];
+        stamp::fill_blocks(&mut image[..1024], 7, 5, 0);
+        let mut resumed = history.resume(&image, 0).expect("decoded");
+        assert_eq!((resumed.next_id, resumed.initial.len()), (50, 2));
+        resumed.add_image(0, 90, 0, &image);
+        assert!(resumed.check().is_ok());
+        resumed.add_image(1, 91, 0, &[0; 2048]);
+        assert!(resumed.check().is_err());
     }
 
     #[test]

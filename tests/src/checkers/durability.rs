@@ -37,7 +37,8 @@ impl Promises {
     pub fn of_history(history: &History) -> Self {
         let changes = history.records.iter().filter(|record| record.action.changes());
         let fua: Vec<bool> = changes.map(|record| record.fua).collect();
-        let operations = history.operations().into_iter();
+        // What was there at first is no operation: the image before says what it was.
+        let operations = history.operations().into_iter().skip(history.initial.len());
         let changes = operations.filter(|operation| !matches!(operation.kind, Kind::Read(_)));
         let flushes = history
             .records

@@ -6,6 +6,7 @@
 
 pub mod node;
 pub mod pair;
+pub mod power;
 
 use std::env;
 use std::path::PathBuf;

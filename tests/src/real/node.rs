@@ -72,6 +72,11 @@ impl Node {
     /// kill -9, and waits until it is gone.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
+        self.wait_killed();
+    }
+
+    /// Waits until a process that was sent SIGKILL is gone.
+    pub fn wait_killed(&mut self) {
         let mut child = self.child.take().expect("it runs");
         child.wait().expect("our own child");
     }

@@ -1,6 +1,6 @@
 //! Two nodes in one folder, the link between them, and clients for both.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -114,6 +114,17 @@ impl Pair {
         }
     }
 
+    /// Changes a node's TOML file, which holds `from` once.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn edit_config(&self, node: usize, from: &str, to: &str) {
+        let path = self.folder.join(["a.toml", "b.toml"][node]);
+        let text = fs::read_to_string(&path).expect("it is there");
+        assert_eq!(text.matches(from).count(), 1, "{from} in\n{text}");
+        fs::write(&path, text.replace(from, to)).expect("it can be written");
+    }
+
     /// The demo's folder.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -163,23 +174,30 @@ impl Pair {
     /// # Panics
     /// If anything is not as it must be.
     pub fn check_at_rest(&self, config: &Config, mut history: History) -> Counts {
-        let blocks = config.area.blocks();
+        let first_block = config.area.blocks().start;
         for node in 0..2 {
-            let mut bytes = vec![0; usize::try_from(config.area.length).expect("a small area")];
-            let file = File::open(self.image(node)).expect("the image is there");
-            file.read_exact_at(&mut bytes, config.area.offset).expect("the image is whole");
-            history.add_image(node, now_ns(), blocks.start, &bytes);
+            history.add_image(node, now_ns(), first_block, &self.area_of_image(config, node));
         }
         let counts = history.check().unwrap_or_else(|finding| {
             let path = self.folder.join("history.jsonl");
             history.save(&path).expect("the history can be written");
             let kept = std::env::temp_dir().join("stretch-history.jsonl");
-            let _kept =
-                std::fs::rename(&path, &kept).or_else(|_| std::fs::copy(&path, &kept).map(|_| ()));
+            let _kept = fs::rename(&path, &kept).or_else(|_| fs::copy(&path, &kept).map(|_| ()));
             panic!("{finding}\nhistory kept as {}", kept.display())
         });
         self.assert_equal();
         counts
+    }
+
+    /// What a node's image holds in the area of a client.
+    ///
+    /// # Panics
+    /// If it cannot be read.
+    pub fn area_of_image(&self, config: &Config, node: usize) -> Vec<u8> {
+        let mut bytes = vec![0; usize::try_from(config.area.length).expect("a small area")];
+        let file = File::open(self.image(node)).expect("the image is there");
+        file.read_exact_at(&mut bytes, config.area.offset).expect("the image is whole");
+        bytes
     }
 
     /// The two images are equal, byte by byte.
