@@ -501,7 +501,9 @@ impl Volume {
     fn settle_session(&mut self, now: Instant, gate: Gate) {
         let Phase::Active(mirror) = &mut self.phase else { unreachable!("checked by the caller") };
         let session = mirror.info().session;
-        let open = gate.usable(now) && gate.session == session && !self.failed;
+        // A copy that failed may have lost what it had: nothing is read from it any more.
+        let gate = if self.failed { Gate::CLOSED } else { gate };
+        let open = gate.usable(now) && gate.session == session;
         if open {
             for carried in self.carried.drain(..) {
                 assert!(carried.applied, "the source of a join has its own writes");
