@@ -1,5 +1,7 @@
 //! Simulation, checkers and faults for tests of the whole system.
+#![forbid(unsafe_code)]
 
 pub mod chaos;
 pub mod checkers;
 pub mod real;
+pub mod sim;

@@ -1,0 +1,54 @@
+//! Runs seeds of the simulator: `sim SEED` replays one and prints what happens; `sim FIRST COUNT`
+//! runs many and prints how often what happened.
+#![allow(missing_docs)]
+#![forbid(unsafe_code)]
+
+use std::time::Instant;
+
+use base::rules::{Rule, Rules};
+use stretch_tests::sim::{Options, run, run_many};
+
+fn main() -> anyhow::Result<()> {
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    let mut options = Options::NORMAL;
+    if let Some(at) = args.iter().position(|arg| arg == "--break") {
+        let name = args.get(at + 1).cloned().unwrap_or_default();
+        let rule = Rule::ALL.into_iter().find(|rule| format!("{rule:?}") == name);
+        let rule = rule.ok_or_else(|| anyhow::anyhow!("no rule is called {name:?}"))?;
+        options.rules = Rules::breaking(rule);
+        args.drain(at..at + 2);
+    }
+    if let Some(at) = args.iter().position(|arg| arg == "--no-order") {
+        options.order = false;
+        args.remove(at);
+    }
+    let first: u64 = args.first().map_or(Ok(0), |arg| arg.parse())?;
+    let Some(count) = args.get(1) else {
+        options.print = true;
+        let outcome = run(first, options);
+        println!("{outcome:#?}");
+        return Ok(());
+    };
+    let count: u64 = count.parse()?;
+    let begin = Instant::now();
+    let (mut findings, mut operations, mut acknowledged, mut contended) = (0, 0, 0, 0);
+    let coverage = run_many(first, options, |outcome| {
+        operations += outcome.operations;
+        acknowledged += outcome.acknowledged;
+        contended += outcome.contended;
+        if let Some(finding) = &outcome.finding {
+            findings += 1;
+            let text: String = finding.text.lines().take(6).collect::<Vec<_>>().join("\n    ");
+            println!("seed {}: {:?}: {text}", outcome.seed, finding.kind);
+        }
+        outcome.seed + 1 < first + count && findings < 20
+    });
+    let seconds = begin.elapsed().as_secs_f64();
+    println!("{}", coverage.table());
+    println!(
+        "{count} seeds in {seconds:.1} s ({:.1} a second), {operations} operations, \
+         {acknowledged} acknowledged, {contended} contended, {findings} findings",
+        count as f64 / seconds
+    );
+    Ok(())
+}

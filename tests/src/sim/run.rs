@@ -1,0 +1,93 @@
+//! One seed, or many.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use base::rules::Rules;
+
+use super::coverage::Coverage;
+use super::finding::{Finding, FindingKind};
+use super::plan::Plan;
+use super::world::World;
+
+/// How a seed is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Which rules hold.
+    pub rules: Rules,
+    /// Whether the order of things is checked, too, or only what hosts and bytes show.
+    pub order: bool,
+    /// Print what happens.
+    pub print: bool,
+}
+
+impl Options {
+    /// All rules hold, everything is checked, nothing is printed.
+    pub const NORMAL: Self = Self { rules: Rules::ALL_HOLD, order: true, print: false };
+}
+
+/// What became of a seed.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The seed.
+    pub seed: u64,
+    /// The same for the same seed.
+    pub trace_hash: u64,
+    /// The first finding.
+    pub finding: Option<Finding>,
+    /// What happened.
+    pub coverage: Coverage,
+    /// Requests of hosts.
+    pub operations: u64,
+    /// Of these, answered with success.
+    pub acknowledged: u64,
+    /// Of these, at the same time as an overlapping one at the other node.
+    pub contended: u64,
+    /// Faults.
+    pub faults: u64,
+    /// Sessions.
+    pub sessions: u64,
+    /// Virtual time, in milliseconds.
+    pub virtual_ms: u64,
+}
+
+/// Runs one seed.
+pub fn run(seed: u64, options: Options) -> Outcome {
+    let plan = Plan::new(seed, options.rules);
+    let mut world = World::new(plan, options.print);
+    world.order = options.order;
+    let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
+    if let Err(payload) = ended {
+        let text = payload
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+            .unwrap_or_else(|| "a panic without words".to_owned());
+        world.finding.get_or_insert(Finding { kind: FindingKind::Panic, text });
+    }
+    Outcome {
+        seed,
+        trace_hash: world.trace.hash(),
+        operations: world.history.operations.len() as u64,
+        acknowledged: world.acknowledged,
+        contended: world.contended,
+        faults: world.faults_done,
+        sessions: world.sessions,
+        virtual_ms: world.now.as_nanos() / 1_000_000,
+        coverage: world.coverage,
+        finding: world.finding,
+    }
+}
+
+/// Runs seeds from `first` on until `go_on` says no; calls `each` with every outcome.
+pub fn run_many(first: u64, options: Options, mut go_on: impl FnMut(&Outcome) -> bool) -> Coverage {
+    let mut coverage = Coverage::default();
+    let mut seed = first;
+    loop {
+        let outcome = run(seed, options);
+        coverage.add(&outcome.coverage);
+        if !go_on(&outcome) {
+            return coverage;
+        }
+        seed += 1;
+    }
+}
