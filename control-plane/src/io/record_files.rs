@@ -365,3 +365,7 @@ fn write_tail(backing: &Backing, slot: usize, stamp: &[u8; STAMP_BYTES]) -> io::
     }
     Ok(rustix::fs::fdatasync(backing.fd().as_fd())?)
 }
+
+#[cfg(test)]
+#[path = "record_files/tests.rs"]
+mod tests;

@@ -331,3 +331,7 @@ fn diskseq(backing: &Backing) -> u64 {
     let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
     read_number(&PathBuf::from(format!("/sys/dev/block/{major}:{minor}/diskseq"))).unwrap_or(0)
 }
+
+#[cfg(test)]
+#[path = "record_writer/tests.rs"]
+mod tests;
