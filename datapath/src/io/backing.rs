@@ -27,8 +27,8 @@ use super::store::{Abilities, Ability, Store};
 pub const DEVICE_TAIL_BYTES: u64 = 1 << 20;
 /// `f_type` of tmpfs in statfs(2).
 const TMPFS_MAGIC: u64 = 0x0102_1994;
-/// The granule assumed where neither the kernel nor a trial tells it.
-const GRANULE_UNKNOWN: u32 = 4096;
+/// The coarsest granule with which direct I/O is used: the unit of range locks.
+const GRANULE_MAX: u32 = BLOCK_BYTES as u32;
 
 /// Whether the page cache is passed by (configuration key `direct`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,13 +154,13 @@ impl Backing {
             tmpfs,
             able,
         };
-        let granule_bytes = if store.direct { outcome.granule_bytes } else { BLOCK_BYTES as u32 };
-        assert!(granule_bytes <= BLOCK_BYTES as u32, "a coarser granule is never used directly");
+        // Otherwise the lock unit would have to be coarser (PROTOCOL 2.6).
+        assert!(outcome.granule_bytes <= GRANULE_MAX, "a coarse granule is never used directly");
         Ok(Self {
             store: Arc::new(store),
             path: path.to_owned(),
             device,
-            granule_bytes: BLOCK_BYTES as u32,
+            granule_bytes: outcome.granule_bytes,
             description,
         })
     }
@@ -299,7 +299,7 @@ struct DirectOutcome {
 
 impl DirectOutcome {
     fn buffered(why: &'static str) -> Self {
-        Self { direct: Err(why), granule_bytes: BLOCK_BYTES as u32, memory_align: 1 }
+        Self { direct: Err(why), granule_bytes: GRANULE_MAX, memory_align: 1 }
     }
 
     fn words(&self) -> String {
@@ -319,10 +319,13 @@ fn decide_direct(fd: BorrowedFd<'_>, size: u64, tmpfs: bool, direct: Direct) -> 
     if tmpfs {
         return DirectOutcome::buffered("tmpfs is memory");
     }
-    let (granule_bytes, memory_align) = direct_alignment(fd);
-    if granule_bytes > BLOCK_BYTES as u32 {
-        return DirectOutcome::buffered("direct I/O here needs blocks larger than 512 bytes");
-    }
+    let (granule_bytes, memory_align) = match direct_alignment(fd) {
+        Alignment::None => return DirectOutcome::buffered("the file system has no direct I/O"),
+        Alignment::Granule { bytes, .. } if bytes > GRANULE_MAX => {
+            return DirectOutcome::buffered("direct I/O here needs blocks larger than 512 bytes");
+        }
+        Alignment::Granule { memory, .. } => (GRANULE_MAX, memory),
+    };
     let Ok(flags) = rustix::fs::fcntl_getfl(fd) else {
         return DirectOutcome::buffered("the descriptor's flags cannot be read");
     };
@@ -336,22 +339,27 @@ fn decide_direct(fd: BorrowedFd<'_>, size: u64, tmpfs: bool, direct: Direct) -> 
     DirectOutcome { direct: Ok(()), granule_bytes, memory_align }
 }
 
-/// What the kernel says direct I/O needs: granule in the file, alignment in memory.
-fn direct_alignment(fd: BorrowedFd<'_>) -> (u32, usize) {
+/// What the kernel says about direct I/O.
+enum Alignment {
+    /// It is not possible.
+    None,
+    /// It goes in blocks of so many bytes, from and to memory aligned so.
+    Granule { bytes: u32, memory: usize },
+}
+
+fn direct_alignment(fd: BorrowedFd<'_>) -> Alignment {
     if let Ok(sector) = rustix::fs::ioctl_blksszget(fd) {
-        return (sector, sector as usize);
+        return Alignment::Granule { bytes: sector, memory: sector as usize };
     }
-    let stat = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
-    match stat {
+    match rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) {
         Ok(stat) if stat.stx_mask & StatxFlags::DIOALIGN.bits() != 0 => {
-            if stat.stx_dio_offset_align == 0 {
-                // The kernel's way to say that there is no direct I/O.
-                return (GRANULE_UNKNOWN, PAGE_BYTES);
+            match stat.stx_dio_offset_align {
+                0 => Alignment::None,
+                bytes => Alignment::Granule { bytes, memory: stat.stx_dio_mem_align as usize },
             }
-            (stat.stx_dio_offset_align, stat.stx_dio_mem_align as usize)
         }
         // Before Linux 6.1 only a trial tells; payloads are page-aligned anyway.
-        _ => (BLOCK_BYTES as u32, PAGE_BYTES),
+        _ => Alignment::Granule { bytes: GRANULE_MAX, memory: PAGE_BYTES },
     }
 }
 
