@@ -93,6 +93,7 @@ fn qemu_io_writes_zeroes_discards_and_reads_through_the_other_node() {
 fn fio(name: &str, node: usize, offset: u64, more: &[&str]) -> Child {
     let mut command = Command::new("fio");
     command.args(["--ioengine=nbd", "--bs=4k", "--iodepth=16", "--verify=crc32c"]);
+    command.arg("--verify_state_save=0");
     command.args([&format!("--name={name}"), &format!("--uri={}", uri(node))]);
     command.args([&format!("--offset={offset}"), &format!("--size={}", SIZE / 2)]);
     command.args(more).stdout(Stdio::null());
@@ -162,7 +163,7 @@ fn a_file_system_on_a_loop_device_made_through_a_is_clean_through_b() {
         fs::create_dir(&mounted).expect("made");
         run("mount", &[&a.device, &mounted]);
         let file = format!("--filename={mounted}/data");
-        let job = ["--name=x", "--rw=randwrite", "--bs=4k", "--size=16m", "--end_fsync=1"];
+        let job = ["--name=x", "--rw=randwrite", "--bs=4k", "--size=16m", "--verify_state_save=0"];
         run("fio", &[&job[..], &[&file, "--verify=crc32c", "--verify_fatal=1"]].concat());
         run("umount", &[&mounted]);
         a.close();
@@ -206,7 +207,8 @@ fn hosts_attach_over_tls_with_their_certificates_and_not_without() {
             let secure = uri(0).replace("nbd://", "nbds://");
             assert!(run("nbdinfo", &[&secure]).contains("TLS"));
             let uri = format!("--uri={secure}");
-            let job = ["--name=x", "--ioengine=nbd", &uri, "--rw=randwrite", "--bs=4k"];
+            let job =
+                ["--name=x", "--ioengine=nbd", &uri, "--rw=randwrite", "--verify_state_save=0"];
             run("fio", &[&job[..], &["--size=4m", "--verify=crc32c", "--iodepth=8"]].concat());
         }
         pair.stop();
