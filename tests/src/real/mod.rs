@@ -4,6 +4,7 @@
 //! The program is the one that was built with these tests, or `STRETCH_BIN`.
 //! Not here: what clients do (`client`), what must be true afterwards (`checkers`).
 
+pub mod disk;
 pub mod node;
 pub mod pair;
 pub mod power;

@@ -142,6 +142,27 @@ impl Node {
             .then(|| serde_json::from_slice(&output.stdout).expect("status --json prints JSON"))
     }
 
+    /// Looks at the status until `wanted` finds in it what it looks for; returns that status.
+    ///
+    /// # Panics
+    /// If it does not within `limit`.
+    pub fn wait_status(&self, limit: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
+        let until = Instant::now() + limit;
+        loop {
+            let status = self.status();
+            match status {
+                Some(status) if wanted(&status) => return status,
+                _ => {}
+            }
+            assert!(
+                self.runs() && Instant::now() < until,
+                "not what was waited for: {status:?}\n{}",
+                self.log_tail()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// `stretch wait --state`; whether the node said so in time.
     pub fn wait_state(&self, state: &str, limit: Duration) -> bool {
         let until = Instant::now() + limit;

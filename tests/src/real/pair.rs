@@ -32,6 +32,7 @@ pub struct Pair {
     pub b: Node,
     /// What lies between them.
     pub link: Link,
+    images: [PathBuf; 2],
     folder: PathBuf,
     // Dropped last, when nobody writes into it any more.
     _temporary: Option<TempDir>,
@@ -67,6 +68,7 @@ impl Pair {
             a: Node::new(folder, "a"),
             b: Node::new(folder, "b"),
             link: Link::new(a, b),
+            images: ["a", "b"].map(|name| folder.join(name).join(format!("{VOLUME}.img"))),
             folder: folder.to_owned(),
             _temporary: None,
         }
@@ -132,7 +134,15 @@ impl Pair {
 
     /// The image of a node, by index.
     pub fn image(&self, node: usize) -> PathBuf {
-        self.folder.join(["a", "b"][node]).join(format!("{VOLUME}.img"))
+        self.images[node].clone()
+    }
+
+    /// Puts the image of a node elsewhere: it is at `path` already.
+    pub fn move_image(&mut self, node: usize, path: &Path) {
+        let name = ["a", "b"][node];
+        let from = format!("path = \"{name}/{VOLUME}.img\"");
+        self.edit_config(node, &from, &format!("path = \"{}\"", path.display()));
+        self.images[node] = path.to_owned();
     }
 
     /// The NBD address of a node, by index.

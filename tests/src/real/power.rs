@@ -9,6 +9,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::disk::{Disk, text};
 use super::pair::Pair;
 use crate::chaos::netns::run;
 
@@ -21,20 +22,13 @@ pub struct Power {
     boot_id: PathBuf,
 }
 
-#[derive(Debug)]
-struct Disk {
-    file: PathBuf,
-    mounted: PathBuf,
-}
-
 impl Power {
     /// Moves the folders of a pair that does not run to file systems of their own, of
     /// `disk_bytes` each.
     ///
     /// # Panics
-    /// If this is not done as root, or a tool is missing (e2fsprogs, mount).
+    /// As [`Disk::install`].
     pub fn install(pair: &Pair, disk_bytes: u64) -> Self {
-        assert!(rustix::process::geteuid().is_root(), "cutting the power needs root: loop devices");
         let disks = ["a", "b"].map(|name| Disk::install(pair.folder(), name, disk_bytes));
         run("mount", &["-t", "tmpfs", "run", "/run"]);
         let boot_id = pair.folder().join("boot_id");
@@ -49,14 +43,13 @@ impl Power {
             node.signal(rustix::process::Signal::KILL);
         }
         for disk in &self.disks {
-            run("xfs_io", &["-x", "-c", "shutdown", text(&disk.mounted)]);
+            disk.shut_down();
         }
         for node in [&mut pair.a, &mut pair.b] {
             node.wait_killed();
         }
         for disk in &self.disks {
-            disk.unmount();
-            disk.mount();
+            disk.remount();
         }
         for entry in fs::read_dir("/run").expect("it is there").flatten() {
             let path = entry.path();
@@ -67,47 +60,8 @@ impl Power {
     }
 }
 
-impl Disk {
-    fn install(folder: &Path, name: &str, bytes: u64) -> Self {
-        let disk = Self { file: folder.join(format!("{name}.disk")), mounted: folder.join(name) };
-        let file = fs::File::create(&disk.file).expect("a file");
-        file.set_len(bytes).expect("a sparse file");
-        drop(file);
-        run("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=0", text(&disk.file)]);
-        let before = folder.join(format!("{name}.before"));
-        fs::rename(&disk.mounted, &before).expect("the pair does not run");
-        fs::create_dir(&disk.mounted).expect("a mount point");
-        disk.mount();
-        // Extended attributes too: the stamp is one.
-        let inside = before.join(".");
-        run("cp", &["-a", "--sparse=always", text(&inside), text(&disk.mounted)]);
-        run("sync", &["-f", text(&disk.mounted)]);
-        disk
-    }
-
-    fn mount(&self) {
-        run("mount", &["-o", "loop", text(&self.file), text(&self.mounted)]);
-    }
-
-    /// The I/O of a killed process may still hold files open for a moment.
-    fn unmount(&self) {
-        for _ in 0..500 {
-            let done = std::process::Command::new("umount").arg(&self.mounted).output();
-            if done.expect("umount can be started").status.success() {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        run("umount", &[text(&self.mounted)]);
-    }
-}
-
 /// In place: the file is what the kernel's own is covered with.
 fn new_boot(path: &Path) {
     let id = fs::read_to_string("/proc/sys/kernel/random/uuid").expect("the kernel makes ids");
     fs::write(path, id).expect("a small file");
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a plain path")
 }
