@@ -15,18 +15,18 @@ pub mod io {
     pub mod admin_server;
     pub mod cli;
     pub mod config_file;
-    pub mod demo;
-    mod http_server;
-    pub mod init;
-    pub mod metrics;
-    pub mod pki_files;
     pub mod decision_file;
+    pub mod demo;
     pub mod front_thread;
     pub mod group_thread;
+    mod http_server;
+    pub mod init;
     pub mod mailbox;
+    pub mod metrics;
     pub mod node;
     pub mod peer_link;
+    pub mod pki_files;
     pub mod record_files;
-    pub mod volume_thread;
     pub mod record_writer;
+    pub mod volume_thread;
 }

@@ -210,9 +210,9 @@ fn a_session_that_is_left_is_left_quietly_and_holds_what_was_not_sent() {
     a.command(VolumeCommand::Leave { session: SESSION });
     a.volume.handle_request(id(2), write(512, vec![6; 512], false));
     a.turn(Instant::from_nanos(3));
-    let left = a.reports.iter().any(|report| {
-        matches!(report, VolumeReport::Left { uncommitted, .. } if uncommitted.len() == 1)
-    });
+    let left = a.reports.iter().any(
+        |report| matches!(report, VolumeReport::Left { uncommitted, .. } if uncommitted.len() == 1),
+    );
     assert!(left && a.reports.contains(&VolumeReport::Quiet { session: SESSION }));
     assert!(a.replies.is_empty(), "W4: nothing is answered before both have it");
     b.gate = Gate::CLOSED;
@@ -239,6 +239,41 @@ fn a_session_that_is_left_is_left_quietly_and_holds_what_was_not_sent() {
     assert_eq!(a.replies.iter().map(|(id, _)| id.tag).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(a.disk, b.disk);
     assert_eq!((a.disk[0], a.disk[512]), (5, 6));
+}
+
+/// G1, D6: what the peer had sent is dead when it arrives.
+#[test]
+fn a_write_that_arrives_after_the_session_was_left_touches_no_disk() {
+    let (mut a, mut b) = joined(Scope::Everything);
+    let before = b.disk.clone();
+    a.volume.handle_request(id(1), write(0, vec![5; 4096], false));
+    let on_its_way = a.turn(Instant::from_nanos(2));
+    assert!(!on_its_way.is_empty() && a.disk[0] == 5);
+    b.gate = Gate::CLOSED;
+    b.command(VolumeCommand::Leave { session: SESSION });
+    b.turn(Instant::from_nanos(3));
+    b.decoder.handle_bytes(&on_its_way).expect("our own frames");
+    assert!(b.turn(Instant::from_nanos(4)).is_empty(), "I7: nothing is said after leaving");
+    assert_eq!(b.disk, before);
+}
+
+/// D7: what was not sent is forgotten, what was sent goes on, and nobody is answered.
+#[test]
+fn a_client_that_is_gone_leaves_nothing_behind_that_was_not_sent() {
+    let (mut a, mut b) = joined(Scope::Everything);
+    let open = a.gate;
+    a.volume.handle_request(id(1), write(0, vec![5; 512], false));
+    let sent = a.turn(Instant::from_nanos(2));
+    a.gate = Gate::CLOSED;
+    a.volume.handle_request(id(2), write(512, vec![6; 512], false));
+    a.turn(Instant::from_nanos(3));
+    a.volume.handle_client_gone(id(2).client);
+    a.gate = open;
+    b.decoder.handle_bytes(&sent).expect("our own frames");
+    run(&mut a, &mut b);
+    assert_eq!(a.disk, b.disk);
+    assert_eq!((a.disk[0], a.disk[512]), (5, 1));
+    assert_eq!((a.volume.load(), b.volume.load()), (0, 0));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use base::io::clock;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::polarization::Decision;
 
@@ -54,11 +54,10 @@ impl DecisionFile {
         log
     }
 
-    /// Adds an entry, here and in the process log.
+    /// Adds an entry; the group core has put it into the process log.
     pub fn append(&mut self, decision: &Decision) {
         let Decision { from, to, session, why } = decision;
         let (from, to) = (from.word(), to.word());
-        info!(session = session.0, "{from} -> {to}: {why}");
         let line = Line { time: wall_time(), node: &self.node, from, to, session: session.0, why };
         let mut text = serde_json::to_string(&line).expect("plain fields are JSON");
         text.push('\n');

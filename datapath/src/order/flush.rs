@@ -88,7 +88,10 @@ impl Flushes {
 
     fn answer(&mut self, out: &mut Outbox) {
         if let Some(running) = self.running.take_if(|running| running.here && running.there) {
-            assert!(running.here && running.there, "P1: a FLUSH is answered when both have flushed");
+            assert!(
+                running.here && running.there,
+                "P1: a FLUSH is answered when both have flushed"
+            );
             for request in running.requests {
                 out.reply(request, Completion::Done);
             }

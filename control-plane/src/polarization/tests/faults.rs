@@ -95,6 +95,7 @@ fn continuity_is_never_computed_away_by_a_second_restart() {
     expect_healed(&mut world, B);
 }
 
+/// I3.
 #[test]
 fn a_reset_connection_heals_at_once_with_a_higher_session() {
     let mut world = World::active(1);

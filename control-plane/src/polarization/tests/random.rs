@@ -141,6 +141,7 @@ impl Run {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
+    /// P1, P3, L2: as far as the group is concerned.
     #[test]
     fn nothing_flushed_is_lost_and_everything_heals(
         ops in proptest::collection::vec(op(), 1..60),
