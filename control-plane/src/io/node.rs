@@ -124,6 +124,19 @@ fn open_volume(path: &Path, size: u64, direct: Direct) -> Result<Backing, Backin
     }
 }
 
+/// All rules hold, but in a build with the feature `sabotage`, which is never released: there one
+/// can be broken by name, to see that a run of real processes notices.
+fn rules() -> Rules {
+    #[cfg(feature = "sabotage")]
+    if let Ok(name) = std::env::var("STRETCH_BREAK") {
+        let named = base::rules::Rule::ALL.into_iter().find(|rule| format!("{rule:?}") == name);
+        let rule = named.expect("STRETCH_BREAK names a rule");
+        warn!(?rule, "a safety rule is broken on purpose: this node loses data");
+        return Rules::breaking(rule);
+    }
+    Rules::ALL_HOLD
+}
+
 struct Node {
     threads: Vec<JoinHandle<()>>,
     group: JoinHandle<()>,
@@ -139,7 +152,7 @@ impl Node {
         identity: TlsIdentity,
         backings: Vec<Arc<Backing>>,
     ) -> Result<Self> {
-        let rules = Rules::ALL_HOLD;
+        let rules = rules();
         let timers = pair.timers.timers();
         let started = record_writer::start(
             &config.node.name,

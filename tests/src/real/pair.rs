@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use super::node::Node;
 use super::program;
 use crate::chaos::link::Link;
+use crate::chaos::proxy::Proxy;
 use crate::checkers::copies::file_difference;
 
 /// How long a pair may take until both serve after a start, with a small volume to compare.
@@ -22,6 +23,7 @@ pub const ACTIVE_LIMIT: Duration = Duration::from_secs(20);
 /// Name of the volume and of its export.
 pub const VOLUME: &str = "vol0";
 const NBD_PORT: u16 = 10809;
+const PEER_PORT: u16 = 10810;
 
 /// See the module.
 #[derive(Debug)]
@@ -143,6 +145,18 @@ impl Pair {
         let from = format!("path = \"{name}/{VOLUME}.img\"");
         self.edit_config(node, &from, &format!("path = \"{}\"", path.display()));
         self.images[node] = path.to_owned();
+    }
+
+    /// Leads the connections between the nodes through a proxy: a, which dials them, is told that
+    /// b is there.
+    ///
+    /// # Panics
+    /// If the proxy cannot listen.
+    pub fn interpose(&self) -> Proxy {
+        let between = SocketAddr::from(([127, 0, 0, 14], PEER_PORT));
+        let b = SocketAddr::new(Self::ADDRESSES[1], PEER_PORT);
+        self.edit_config(0, &format!("address = \"{b}\""), &format!("address = \"{between}\""));
+        Proxy::start(between, b).expect("the address is free in a network of our own")
     }
 
     /// The NBD address of a node, by index.
