@@ -236,7 +236,7 @@ impl Group {
             }
             SyncRole::Target => format!("the copy of {} is {part} {peer}'s", self.config.node),
         };
-        self.explain(cause, "none: both nodes serve when it is done");
+        self.explain(cause, "nothing: both nodes serve when it is done");
         self.transition(state, &format!("joining {peer} in session {session}"));
     }
 

@@ -102,12 +102,12 @@ pub(super) enum Incoming {
     Gone(base::ids::ClientId),
 }
 
-/// Where a turn was when its process was stopped.
+/// What a turn was about to do when its process was stopped.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum MidTurn {
-    BeforeSample,
-    BeforeSettle(Instant, Gate),
-    BeforeActions,
+    Sample,
+    Settle(Instant, Gate),
+    Actions,
 }
 
 /// A data link as a volume's thread has it.
