@@ -16,21 +16,21 @@ const WORDS: [(&str, &str); 5] = [
 const MACHINE: [&str; 5] = ["/home/", "/root/", "/work/", "/Users/", "bash_jobs"];
 
 /// Files that people read or write.
-pub fn is_text(path: &str) -> bool {
+pub(crate) fn is_text(path: &str) -> bool {
     let script = ["tests/run", ".ci/run"].contains(&path);
     let endings = [".rs", ".md", ".toml", ".py", ".sh", ".service"];
     script || endings.iter().any(|ending| path.ends_with(ending))
 }
 
 /// Characters outside ASCII.
-pub fn ascii(path: &str, text: &str) -> Vec<String> {
+pub(crate) fn ascii(path: &str, text: &str) -> Vec<String> {
     let bad = |line: &str| line.chars().find(|c| !c.is_ascii());
     let found = text.lines().enumerate().filter_map(|(n, line)| Some((n + 1, bad(line)?)));
     found.map(|(line, c)| format!("{path}:{line}: {c:?} is not ASCII")).collect()
 }
 
 /// Words that we do not use.
-pub fn words(path: &str, text: &str) -> Vec<String> {
+pub(crate) fn words(path: &str, text: &str) -> Vec<String> {
     let mut findings = Vec::new();
     if path.ends_with("tidy/documents.rs") {
         return findings;
@@ -48,7 +48,7 @@ pub fn words(path: &str, text: &str) -> Vec<String> {
 }
 
 /// Traces of one machine.
-pub fn machine(path: &str, text: &str) -> Vec<String> {
+pub(crate) fn machine(path: &str, text: &str) -> Vec<String> {
     let mut findings = Vec::new();
     for (number, line) in text.lines().enumerate() {
         for trace in MACHINE.iter().filter(|trace| line.contains(**trace)) {
@@ -59,7 +59,7 @@ pub fn machine(path: &str, text: &str) -> Vec<String> {
 }
 
 /// Links to files that are not there.
-pub fn links(path: &str, text: &str, exists: impl Fn(&str) -> bool) -> Vec<String> {
+pub(crate) fn links(path: &str, text: &str, exists: impl Fn(&str) -> bool) -> Vec<String> {
     let mut findings = Vec::new();
     for (number, line) in text.lines().enumerate() {
         for (place, _) in line.match_indices("](") {

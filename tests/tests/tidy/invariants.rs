@@ -17,7 +17,7 @@ const ASSERTS: [&str; 6] =
 
 /// A line of a table.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Invariant {
+pub(crate) struct Invariant {
     id: String,
     line: usize,
     /// The rules that break it, by their names in `base::rules`.
@@ -32,7 +32,7 @@ pub struct Invariant {
 
 /// Reads the tables. A table has the columns that make sense for what is in it: `id`, `switch`,
 /// `asserted in`, `decided in`, `checked by`; names and files stand in back quotes.
-pub fn parse(text: &str) -> Vec<Invariant> {
+pub(crate) fn parse(text: &str) -> Vec<Invariant> {
     let mut found = Vec::new();
     let mut columns: Vec<String> = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -68,7 +68,7 @@ fn quoted(cell: &str) -> Vec<String> {
 }
 
 /// Where table and code differ.
-pub fn check(table: &[Invariant], sources: &[Source]) -> Vec<String> {
+pub(crate) fn check(table: &[Invariant], sources: &[Source]) -> Vec<String> {
     let by_path: BTreeMap<&str, &Source> = sources.iter().map(|s| (s.path.as_str(), s)).collect();
     let known = by_path.get(RULES).map(|source| switches(source)).unwrap_or_default();
     let mut findings = Vec::new();

@@ -38,7 +38,7 @@ const LICENCES: [&str; 12] = [
 const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 /// The workspace and all that it is built from on this platform.
-pub static METADATA: LazyLock<Metadata> = LazyLock::new(|| {
+pub(crate) static METADATA: LazyLock<Metadata> = LazyLock::new(|| {
     let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     MetadataCommand::new()
         .manifest_path(root().join("Cargo.toml"))
@@ -48,7 +48,7 @@ pub static METADATA: LazyLock<Metadata> = LazyLock::new(|| {
 });
 
 /// Arrows that point the wrong way.
-pub fn arrows(metadata: &Metadata) -> Vec<String> {
+pub(crate) fn arrows(metadata: &Metadata) -> Vec<String> {
     let mut findings = Vec::new();
     for package in metadata.workspace_packages() {
         let Some((_, may)) = ARROWS.iter().find(|(name, _)| *name == package.name.as_str()) else {
@@ -69,7 +69,7 @@ pub fn arrows(metadata: &Metadata) -> Vec<String> {
 }
 
 /// Ways in which sabotage could get into a released binary.
-pub fn sabotage(metadata: &Metadata) -> Vec<String> {
+pub(crate) fn sabotage(metadata: &Metadata) -> Vec<String> {
     let mut findings = Vec::new();
     for package in metadata.workspace_packages() {
         let on = |feature: &String| feature.contains("sabotage");
@@ -99,7 +99,7 @@ pub fn sabotage(metadata: &Metadata) -> Vec<String> {
 }
 
 /// Packages with a licence that we have not looked at.
-pub fn licences(metadata: &Metadata) -> Vec<String> {
+pub(crate) fn licences(metadata: &Metadata) -> Vec<String> {
     let mut findings = Vec::new();
     for package in &metadata.packages {
         let expression = package.license.as_deref().unwrap_or_default();
@@ -112,7 +112,7 @@ pub fn licences(metadata: &Metadata) -> Vec<String> {
 }
 
 /// Packages that do not come from crates.io, by the lock file: it lists every platform's.
-pub fn registries(lock: &str) -> Vec<String> {
+pub(crate) fn registries(lock: &str) -> Vec<String> {
     let mut findings = Vec::new();
     for (number, line) in lock.lines().enumerate() {
         if let Some(source) = line.strip_prefix("source = ")

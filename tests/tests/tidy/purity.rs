@@ -59,7 +59,7 @@ const CLOCKS: [&str; 5] = [
 ];
 
 /// Whether the file is part of a core.
-pub fn applies(source: &Source) -> bool {
+pub(crate) fn applies(source: &Source) -> bool {
     let crate_name = PRODUCT.iter().find(|name| source.below(&[name]));
     crate_name.is_some_and(|name| {
         source.below(&[&format!("{name}/src")])
@@ -68,7 +68,7 @@ pub fn applies(source: &Source) -> bool {
 }
 
 /// What a core has that belongs elsewhere.
-pub fn check(source: &Source) -> Vec<String> {
+pub(crate) fn check(source: &Source) -> Vec<String> {
     let code = &source.product;
     let mut findings = Vec::new();
     let mut used: Vec<(usize, String)> = imports(code);
@@ -94,7 +94,7 @@ pub fn check(source: &Source) -> Vec<String> {
 }
 
 /// Reading a clock anywhere but in the one place for it.
-pub fn clocks(source: &Source) -> Vec<String> {
+pub(crate) fn clocks(source: &Source) -> Vec<String> {
     if source.path == "base/src/io/clock.rs" || !source.below(&PRODUCT) {
         return Vec::new();
     }

@@ -8,7 +8,7 @@ const FILE_LINES: (usize, usize) = (600, 800);
 const FUNCTION_LINES: usize = 70;
 
 /// Marks of unfinished work, and tests that do not run.
-pub fn unfinished(source: &Source) -> Vec<String> {
+pub(crate) fn unfinished(source: &Source) -> Vec<String> {
     let mut findings = Vec::new();
     for (at, comment) in &source.comments {
         for mark in ["TODO", "FIXME", "XXX", "HACK"] {
@@ -27,7 +27,7 @@ pub fn unfinished(source: &Source) -> Vec<String> {
 }
 
 /// Functions and files that a reader would rather have shorter.
-pub fn long(source: &Source) -> Vec<String> {
+pub(crate) fn long(source: &Source) -> Vec<String> {
     let mut found = Vec::new();
     let lines = product_lines(source);
     if lines > FILE_LINES.0 {
@@ -50,7 +50,7 @@ pub fn long(source: &Source) -> Vec<String> {
 }
 
 /// A file that hides a room of its own.
-pub fn too_long(source: &Source) -> Option<String> {
+pub(crate) fn too_long(source: &Source) -> Option<String> {
     let lines = product_lines(source);
     (lines > FILE_LINES.1).then(|| format!("{}: {lines} lines without tests", source.path))
 }

@@ -2,22 +2,22 @@
 //! comments, the texts, and which lines belong to tests.
 
 /// One file.
-pub struct Source {
+pub(crate) struct Source {
     /// From the root of the workspace.
-    pub path: String,
+    pub(crate) path: String,
     /// The code; comments, the insides of texts and characters are blanks. As long as the file.
-    pub code: String,
+    pub(crate) code: String,
     /// `code` without what is compiled for tests only: blanks, too.
-    pub product: String,
+    pub(crate) product: String,
     /// Comments with the lines they begin in.
-    pub comments: Vec<(usize, String)>,
+    pub(crate) comments: Vec<(usize, String)>,
     /// String literals with the lines they begin in and their place in the file.
-    pub texts: Vec<(usize, usize, String)>,
+    pub(crate) texts: Vec<(usize, usize, String)>,
 }
 
 impl Source {
     /// Takes `text` apart.
-    pub fn new(path: &str, text: &str) -> Self {
+    pub(crate) fn new(path: &str, text: &str) -> Self {
         let mut parts = Parts { code: text.as_bytes().to_vec(), comments: vec![], texts: vec![] };
         parts.scan(text.as_bytes());
         let code = String::from_utf8_lossy(&parts.code).into_owned();
@@ -42,12 +42,12 @@ impl Source {
     }
 
     /// Whether it lies below one of these folders.
-    pub fn below(&self, folders: &[&str]) -> bool {
+    pub(crate) fn below(&self, folders: &[&str]) -> bool {
         folders.iter().any(|folder| self.path.starts_with(&format!("{folder}/")))
     }
 
     /// `path:line`, for findings.
-    pub fn at(&self, line: usize) -> String {
+    pub(crate) fn at(&self, line: usize) -> String {
         format!("{}:{line}", self.path)
     }
 }
@@ -76,7 +76,7 @@ fn item_end(code: &str, from: usize) -> usize {
 }
 
 /// The bracket that closes the one at `open`; the end of the file if there is none.
-pub fn closing(code: &str, open: usize) -> usize {
+pub(crate) fn closing(code: &str, open: usize) -> usize {
     let bytes = code.as_bytes();
     let (opening, closing) = match bytes[open] {
         b'(' => (b'(', b')'),
@@ -98,7 +98,7 @@ pub fn closing(code: &str, open: usize) -> usize {
 }
 
 /// Where `word` stands by itself in `text`.
-pub fn words<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
+pub(crate) fn words<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     let part = |byte: Option<&u8>| byte.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_');
     let bytes = text.as_bytes();
     text.match_indices(word).map(|(place, _)| place).filter(move |place| {
@@ -108,7 +108,7 @@ pub fn words<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 
 }
 
 /// The line of a place.
-pub fn line(text: &str, place: usize) -> usize {
+pub(crate) fn line(text: &str, place: usize) -> usize {
     text.as_bytes()[..place].iter().filter(|byte| **byte == b'\n').count() + 1
 }
 

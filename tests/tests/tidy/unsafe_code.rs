@@ -9,7 +9,7 @@ use super::source::{Source, line, words};
 const REASON_LINES: usize = 8;
 
 /// Unsafe code in the wrong place, or without a reason.
-pub fn check(source: &Source) -> Vec<String> {
+pub(crate) fn check(source: &Source) -> Vec<String> {
     let mut findings = Vec::new();
     for place in words(&source.code, "unsafe") {
         let line = line(&source.code, place);
@@ -29,7 +29,7 @@ pub fn check(source: &Source) -> Vec<String> {
 }
 
 /// Libraries and programs that do not forbid unsafe code.
-pub fn roots(metadata: &Metadata, sources: &[Source]) -> Vec<String> {
+pub(crate) fn roots(metadata: &Metadata, sources: &[Source]) -> Vec<String> {
     let mut findings = Vec::new();
     for package in metadata.workspace_packages() {
         for target in package.targets.iter().filter(|t| t.is_lib() || t.is_bin()) {
