@@ -159,11 +159,11 @@ impl World {
     fn stop_in_turn(&mut self, side: Side, volume: usize, thread: &mut Thread, length: Duration) {
         let gate = self.process(side).gate;
         thread.stopped_in = Some(match self.rng.random_range(0..3) {
-            0 => MidTurn::BeforeSample,
-            1 => MidTurn::BeforeSettle(self.now, gate),
+            0 => MidTurn::Sample,
+            1 => MidTurn::Settle(self.now, gate),
             _ => {
                 thread.core.settle(self.now, gate);
-                MidTurn::BeforeActions
+                MidTurn::Actions
             }
         });
         self.trace.line(self.now, || {
@@ -187,13 +187,13 @@ impl World {
             let mut thread = self.process(side).volumes[volume].take().expect("one turn at a time");
             match thread.stopped_in.take() {
                 None => {}
-                Some(MidTurn::BeforeSample) => self.settle_and_act(side, volume, &mut thread),
-                Some(MidTurn::BeforeSettle(now, gate)) => {
+                Some(MidTurn::Sample) => self.settle_and_act(side, volume, &mut thread),
+                Some(MidTurn::Settle(now, gate)) => {
                     thread.core.settle(now, gate);
                     self.carry_out(side, volume, &mut thread);
                     self.flush_link(side, &mut thread);
                 }
-                Some(MidTurn::BeforeActions) => {
+                Some(MidTurn::Actions) => {
                     self.carry_out(side, volume, &mut thread);
                     self.flush_link(side, &mut thread);
                 }
