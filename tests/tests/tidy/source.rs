@@ -52,9 +52,11 @@ impl Source {
     }
 }
 
-/// A folder `tests`, a file `tests.rs`: all of it is for tests.
+/// A folder `tests`, a file `tests.rs` or `x_tests.rs`: all of it is for tests.
 fn is_test_file(path: &str) -> bool {
-    path.ends_with("/tests.rs") || path.split('/').skip(1).any(|folder| folder == "tests")
+    path.ends_with("/tests.rs")
+        || path.ends_with("_tests.rs")
+        || path.split('/').skip(1).any(|folder| folder == "tests")
 }
 
 fn blank(text: &str, from: usize, to: usize) -> String {
