@@ -10,10 +10,22 @@ pub enum Rule {
     OrderedBeforeApply,
     /// W2: the orderer keeps the range lock until both copies have the write and it knows.
     LockUntilCommit,
+    /// W2: overlapping writes are ordered one after the other, under a range lock.
+    RangeLocked,
     /// W3: a read waits for overlapping uncommitted writes.
     ReadCommitted,
     /// W4: no reply before both copies have the write.
     AckFromBoth,
+    /// W5: zeroes and trims are writes: ordered before they are applied.
+    ZeroesOrdered,
+    /// W5: a trim means the same on both nodes.
+    TrimOnBoth,
+    /// W5: a write larger than a frame is acknowledged when all of it is applied.
+    AckWholeWrite,
+    /// COMMIT's watermark stays below every write that is not committed.
+    CommitWatermark,
+    /// COMMIT speaks of the sender's own writes only.
+    CommitOwnOnly,
     /// W7: all submitted I/O of a session has completed before the next one begins.
     QuietBeforeNext,
     /// G1: a message of an earlier session or connection is dead.
@@ -56,11 +68,17 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule, for tests that break one after the other.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 29] = [
         Self::OrderedBeforeApply,
         Self::LockUntilCommit,
+        Self::RangeLocked,
         Self::ReadCommitted,
         Self::AckFromBoth,
+        Self::ZeroesOrdered,
+        Self::TrimOnBoth,
+        Self::AckWholeWrite,
+        Self::CommitWatermark,
+        Self::CommitOwnOnly,
         Self::QuietBeforeNext,
         Self::SessionCheckedAtApply,
         Self::WriteRequestBeforeAck,

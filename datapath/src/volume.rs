@@ -389,7 +389,12 @@ impl Volume {
     /// At the source: applies its own un-acknowledged writes, one after the other.
     fn prepare_next(&mut self) {
         let Phase::Preparing(session) = self.phase else { return };
-        if self.out.in_flight() > 0 || self.failed {
+        let busy = if self.config.rules.hold(Rule::QuietBeforeNext) {
+            self.out.in_flight() > 0
+        } else {
+            self.carried.iter().any(|carried| carried.in_flight)
+        };
+        if busy || self.failed {
             return;
         }
         if let Some(carried) = self.carried.iter_mut().find(|carried| !carried.applied) {
@@ -510,17 +515,24 @@ impl Volume {
                 self.out.reply(carried.id, Completion::Done);
             }
         }
-        if open && self.drain == Drain::No {
+        let admits = open && self.drain == Drain::No;
+        let before = self.config.rules.hold(Rule::WriteRequestBeforeAck);
+        if admits && before {
             while let Some(arrival) = self.held.pop_front() {
                 mirror.admit(now, gate, arrival, &mut self.out);
             }
         }
         assert!(
-            self.held.is_empty() || !open || self.drain != Drain::No,
+            self.held.is_empty() || !admits || !before,
             "G2a: what was read from hosts goes to the peer before any acknowledgement of the turn"
         );
         let mut held = Vec::new();
         mirror.settle(now, gate, &mut held, &mut self.out);
+        if admits && !before {
+            while let Some(arrival) = self.held.pop_front() {
+                mirror.admit(now, gate, arrival, &mut self.out);
+            }
+        }
         for arrival in held.into_iter().rev() {
             self.held.push_front(arrival);
         }

@@ -235,7 +235,8 @@ pub fn assess(input: &StartInput, rules: Rules) -> Result<StartState, AssessErro
     if volumes.iter().any(|v| v.findings.iter().any(Finding::forfeits)) {
         amnesia.push(Amnesia::Volume);
     }
-    if record.continuity == Continuity::Amnesia && amnesia.is_empty() {
+    let recorded = record.continuity == Continuity::Amnesia && rules.hold(Rule::ContinuityKept);
+    if recorded && amnesia.is_empty() {
         amnesia.push(Amnesia::Recorded);
     }
     let reattached = volumes.iter().any(|v| v.findings.contains(&Finding::DeviceReattached));

@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 
 use base::ids::{ClientId, ConnNonce, Session};
-use base::limits::BLOCK_BYTES;
+use base::limits::{BLOCK_BYTES, FRAME_PAYLOAD_MAX};
 use base::range::ByteRange;
 use base::request::{Completion, Content, Operation, RequestError, RequestId, Write};
 use base::rules::{Rule, Rules};
@@ -133,7 +133,7 @@ struct LiveWrite {
     here: bool,
     /// The peer said that its copy has it.
     there: bool,
-    /// Its host was answered: only a broken rule answers before the commit.
+    /// It was answered too early: only a broken rule does that.
     replied: bool,
     since: Instant,
 }
@@ -148,6 +148,12 @@ struct LiveRead {
     serve_gen: u64,
     submitted: bool,
     result: Option<Result<IoDone, IoFault>>,
+}
+
+impl LiveWrite {
+    fn lock_was_ignored(&self, rules: Rules) -> bool {
+        self.submitted && !rules.hold(Rule::RangeLocked)
+    }
 }
 
 /// One volume in one session.
@@ -257,8 +263,12 @@ impl Mirror {
                 self.unordered.insert(fid, slot);
                 let live = &mut self.writes[slot];
                 live.fid = Some(fid);
+                let zeroes = !matches!(live.write.content, Content::Data(_));
                 out.send(DataMessage::WriteRequest { fid, write: live.write.clone() });
-                if !self.info.rules.hold(Rule::OrderedBeforeApply) {
+                let rules = self.info.rules;
+                if !rules.hold(Rule::OrderedBeforeApply)
+                    || (zeroes && !rules.hold(Rule::ZeroesOrdered))
+                {
                     self.apply(slot, out);
                 }
             }
@@ -286,7 +296,7 @@ impl Mirror {
         let range = self.writes[slot].write.range;
         let (lock, granted) = self.locks.enter(range, true, Owner::Write(slot));
         self.writes[slot].lock = Some(lock);
-        if granted {
+        if granted || !self.info.rules.hold(Rule::RangeLocked) {
             self.write_granted(slot, out);
         }
     }
@@ -326,7 +336,9 @@ impl Mirror {
         let rules = self.info.rules;
         let live = &mut self.writes[slot];
         assert!(
-            live.seq.is_some() || !rules.hold(Rule::OrderedBeforeApply),
+            live.seq.is_some()
+                || !rules.hold(Rule::OrderedBeforeApply)
+                || !rules.hold(Rule::ZeroesOrdered),
             "W1: a write is applied only once it has a place"
         );
         live.submitted = true;
@@ -335,7 +347,28 @@ impl Mirror {
             durable == live.write.fua || !rules.hold(Rule::FuaBoth),
             "P2: a FUA write is durable on each copy before it counts there"
         );
-        out.submit(IoUse::Apply { slot }, operation(&live.write, durable));
+        let from_peer = live.origin == Origin::Peer;
+        let trim = matches!(live.write.content, Content::Trim);
+        let operation = if trim && from_peer && !rules.hold(Rule::TrimOnBoth) {
+            IoOperation::Prefetch { range: live.write.range }
+        } else {
+            operation(&live.write, durable)
+        };
+        let large = live.write.range.length() > u64::from(FRAME_PAYLOAD_MAX);
+        if large && from_peer && !rules.hold(Rule::AckWholeWrite) {
+            live.replied = true;
+            self.tell_applied(slot);
+        }
+        out.submit(IoUse::Apply { slot }, operation);
+    }
+
+    /// A write of the peer's host is on this node's copy.
+    fn tell_applied(&mut self, slot: usize) {
+        let seq = self.writes[slot].seq.expect("a write of the peer has its place");
+        match self.info.role {
+            Role::Orderer => self.told.applied.push(seq),
+            Role::Follower => self.told.acks.push(seq),
+        }
     }
 
     fn start_read(&mut self, slot: usize, out: &mut Outbox) {
@@ -358,16 +391,16 @@ impl Mirror {
             self.leave_lock(lock, out);
         }
         let live = &mut self.writes[slot];
-        match (live.origin, self.info.role) {
-            (Origin::Own { request, .. }, _) => {
+        match live.origin {
+            Origin::Own { request, .. } => {
                 if !self.info.rules.hold(Rule::AckFromBoth) {
                     live.replied = true;
                     out.reply(request, Completion::Done);
                 }
                 self.try_commit(slot, out);
             }
-            (Origin::Peer, Role::Orderer) => self.told.applied.push(live.seq.expect("ordered")),
-            (Origin::Peer, Role::Follower) => self.told.acks.push(live.seq.expect("ordered")),
+            Origin::Peer if !live.replied => self.tell_applied(slot),
+            Origin::Peer => {}
         }
     }
 
@@ -426,6 +459,8 @@ impl Mirror {
         self.locks.leave(lock, &mut granted);
         for owner in granted.drain(..) {
             match owner {
+                // Only a broken rule applies a write before its turn.
+                Owner::Write(slot) if self.writes[slot].lock_was_ignored(self.info.rules) => {}
                 Owner::Write(slot) => self.write_granted(slot, out),
                 Owner::Read(slot) if !self.reads[slot].submitted => self.start_read(slot, out),
                 Owner::Read(_) => {}
@@ -533,11 +568,14 @@ impl Mirror {
             return Err(MirrorError::Role(what));
         }
         for seq in seqs {
-            let slot = *self.own.get(seq).ok_or(number(what, *seq))?;
+            let expected = self.own.get(seq).copied().filter(|slot| !self.writes[*slot].there);
+            let Some(slot) = expected else {
+                if self.info.rules.hold(Rule::CommitOwnOnly) {
+                    return Err(number(what, *seq));
+                }
+                continue;
+            };
             let live = &mut self.writes[slot];
-            if live.there {
-                return Err(number(what, *seq));
-            }
             live.there = true;
             self.try_commit(slot, out);
         }
@@ -550,11 +588,20 @@ impl Mirror {
         more: &[u64],
         out: &mut Outbox,
     ) -> Result<(), MirrorError> {
-        while let Some((seq, slot)) = self.peers.first_key_value().map(|(q, s)| (*q, *s)) {
-            if seq > watermark {
-                break;
+        let rules = self.info.rules;
+        let told: Vec<_> =
+            self.peers.range(..=watermark).map(|(seq, slot)| (*seq, *slot)).collect();
+        for (seq, slot) in told {
+            if self.writes[slot].here || rules.hold(Rule::CommitWatermark) {
+                self.peer_committed(seq, slot, out)?;
             }
-            self.peer_committed(seq, slot, out)?;
+        }
+        if !rules.hold(Rule::CommitOwnOnly) {
+            let own: Vec<_> = self.own.range(..=watermark).map(|(_, slot)| *slot).collect();
+            for slot in own {
+                self.writes[slot].there = true;
+                self.try_commit(slot, out);
+            }
         }
         for seq in more {
             let slot = *self.peers.get(seq).ok_or(number("COMMIT", *seq))?;
@@ -614,7 +661,7 @@ impl Mirror {
             }
         }
         self.flushes.start(now, self.info.rules, out);
-        self.told.send(out);
+        self.told.send(self.info.rules, out);
     }
 
     /// Since when the oldest write or flush has waited for the peer.

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use base::limits::COMMIT_MORE_MAX;
+use base::rules::{Rule, Rules};
 
 use crate::outbox::Outbox;
 use crate::wire::DataMessage;
@@ -46,7 +47,7 @@ impl Told {
     }
 
     /// Sends what the turn gathered.
-    pub(super) fn send(&mut self, out: &mut Outbox) {
+    pub(super) fn send(&mut self, rules: Rules, out: &mut Outbox) {
         for chunk in self.ordered.chunks(COMMIT_MORE_MAX) {
             out.send(DataMessage::Ordered(chunk.to_vec()));
         }
@@ -62,7 +63,12 @@ impl Told {
         if self.committed.is_empty() {
             return;
         }
-        let watermark = self.own_open.first().map_or(self.own_last, |seq| seq - 1);
+        let below_open = self.own_open.first().map_or(self.own_last, |seq| seq - 1);
+        let watermark = if rules.hold(Rule::CommitWatermark) {
+            below_open
+        } else {
+            self.committed.iter().copied().max().unwrap_or(below_open)
+        };
         self.committed.retain(|seq| *seq > watermark);
         if self.committed.is_empty() {
             out.send(DataMessage::Commit { watermark, more: Vec::new() });
