@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use base::rules::{Rule, Rules};
-use stretch_tests::sim::{Options, run, run_many};
+use stretch_tests::sim::{NEEDS_ORDER, Options, run, run_many};
 
 fn main() -> anyhow::Result<()> {
     let mut args: Vec<String> = std::env::args().skip(1).collect();
@@ -21,6 +21,11 @@ fn main() -> anyhow::Result<()> {
     if let Some(at) = args.iter().position(|arg| arg == "--no-order") {
         options.order = false;
         args.remove(at);
+    }
+    if args.first().is_some_and(|arg| arg == "sabotage") {
+        let count = args.get(1).map_or(Ok(1000), |arg| arg.parse())?;
+        sabotage(count);
+        return Ok(());
     }
     let first: u64 = args.first().map_or(Ok(0), |arg| arg.parse())?;
     let Some(count) = args.get(1) else {
@@ -51,4 +56,27 @@ fn main() -> anyhow::Result<()> {
         count as f64 / seconds
     );
     Ok(())
+}
+
+/// For each rule the first seed that notices that it is broken, by what hosts and bytes show.
+fn sabotage(count: u64) {
+    std::panic::set_hook(Box::new(|_| {}));
+    for rule in Rule::ALL {
+        let mut found = None;
+        let order = NEEDS_ORDER.contains(&rule);
+        let options = Options { rules: Rules::breaking(rule), order, print: false };
+        run_many(0, options, |outcome| {
+            if let Some(finding) = &outcome.finding {
+                found = Some((outcome.seed, finding.clone()));
+            }
+            found.is_none() && outcome.seed + 1 < count
+        });
+        match found {
+            Some((seed, finding)) => {
+                let line = finding.text.lines().next().unwrap_or_default();
+                println!("{rule:?}: seed {seed}: {:?}: {line}", finding.kind);
+            }
+            None => println!("{rule:?}: NOT FOUND in {count} seeds"),
+        }
+    }
 }

@@ -10,7 +10,7 @@ use base::range::ByteRange;
 use base::request::{Completion, RequestError, RequestId};
 use base::time::Instant;
 use control_plane::polarization::{Action, DurableStep};
-use control_plane::record::RecordState;
+use control_plane::record::{NodeRecord, RecordState};
 use control_plane::wire::ControlMessage;
 use datapath::gate::Gate;
 use datapath::port::{Scope, SyncRole, VolumeCommand, VolumeReport};
@@ -112,6 +112,7 @@ impl World {
             ControlMessage::AaGoAck { session } => {
                 self.check_record(side, "says AA_GO_ACK", |s| s == RecordState::Active, session.0);
             }
+            ControlMessage::SyncStart { scope: Scope::Nothing, .. } => self.check_nothing(),
             ControlMessage::SyncDoneAck { session } => {
                 self.check_record(side, "is ready", |s| s == RecordState::Ready, session.0);
                 self.check_flushed(side, "says that it is done (F7)");
@@ -123,6 +124,19 @@ impl World {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Nothing is compared only if both were stopped cleanly in one session, or are new.
+    fn check_nothing(&mut self) {
+        let [a, b] = [0, 1].map(|side| self.durable_record(side));
+        let (Some(a), Some(b)) = (a, b) else { return };
+        let clean = |r: &NodeRecord| r.state == RecordState::Stopped && r.clean;
+        let both_clean = clean(&a) && clean(&b) && a.session == b.session;
+        let both_new = a.state == RecordState::Virgin && b.state == RecordState::Virgin;
+        if !both_clean && !both_new {
+            let states = [a, b].map(|r| (r.state, r.session, r.clean));
+            self.report(Finding::order(format!("nothing is compared between {states:?} (I12)")));
         }
     }
 
@@ -189,7 +203,7 @@ impl World {
         &mut self,
         side: Side,
         volume: usize,
-        thread: &VolumeThread,
+        thread: &mut VolumeThread,
         message: &DataMessage,
     ) {
         let (name, of_session) = match message {
@@ -212,6 +226,11 @@ impl World {
             let text = format!("node {side} sends {name} of volume {volume} after it left (I7)");
             self.report(Finding::order(text));
         }
+        if name == "WREQ" && thread.watch.acknowledged {
+            let text = format!("node {side} acknowledges before it sends what it has read (G2a)");
+            self.report(Finding::order(text));
+        }
+        thread.watch.acknowledged |= name == "ACK";
         if matches!(message, DataMessage::Nak { .. })
             && !self.durable_record(side).is_some_and(|record| record.io_failed)
         {
@@ -292,7 +311,7 @@ impl World {
         }
         let invoke = operation.invoke;
         // What lost power since may have it no more; its acknowledgement was under way.
-        for side in [0, 1].into_iter().filter(|side| self.history.hit_at[*side] < invoke) {
+        for side in [0, 1].into_iter().filter(|side| self.history.lost_at[*side] < invoke) {
             let bounds = range.offset() as usize..range.end() as usize;
             let bytes = &self.nodes[side].disks[volume].current()[bounds];
             let there = match asked {
@@ -329,6 +348,9 @@ impl World {
         };
         self.coverage.count("durable", name);
         let DurableStep::WriteRecord(record) = step else { return };
+        if record.io_failed {
+            self.history.hit(side);
+        }
         self.coverage.count("record", format!("{:?}", StateName(record.state)));
         let node = &mut self.nodes[side];
         let (seq, session) = (record.record_seq, record.session.0);

@@ -72,6 +72,8 @@ pub enum FaultKind {
     OldFolder,
     /// A copy of the folder of the same session, put back after a clean stop.
     OldFolderSameSession,
+    /// An older copy of the folder that only the machine's own memory shows to be one.
+    OldFolderSeenOnce,
     /// A replaced image, and power loss of both right after it was healed.
     BlankThenPower,
     /// The wrong image in place of the source's, and later the right one again.
@@ -86,11 +88,13 @@ pub enum FaultKind {
     HostLeaves,
     /// The session ends while a disk is slow, and begins again at once.
     ResetWhileSlow,
+    /// What was sent in one session arrives in the next.
+    LateMessages,
 }
 
 impl FaultKind {
     /// All of them with how often each is drawn.
-    pub const WEIGHTS: [(Self, u32); 36] = [
+    pub const WEIGHTS: [(Self, u32); 38] = [
         (Self::CutBoth, 6),
         (Self::CutOneWay, 4),
         (Self::Flap, 3),
@@ -119,7 +123,8 @@ impl FaultKind {
         (Self::BlankImage, 3),
         (Self::OldImage, 3),
         (Self::OldFolder, 3),
-        (Self::OldFolderSameSession, 3),
+        (Self::OldFolderSameSession, 4),
+        (Self::OldFolderSeenOnce, 3),
         (Self::BlankThenPower, 3),
         (Self::WrongImageForAWhile, 2),
         (Self::LostPlace, 2),
@@ -127,6 +132,7 @@ impl FaultKind {
         (Self::PlaceError, 2),
         (Self::HostLeaves, 3),
         (Self::ResetWhileSlow, 4),
+        (Self::LateMessages, 4),
     ];
 
     /// For tables.
@@ -188,6 +194,8 @@ pub(super) enum Step {
     BlankImage(Side),
     OldImage(Side),
     OldFolder(Side),
+    /// Likewise, where only the newest number in the machine's memory tells.
+    OldFolderSeen(Side),
     /// The image of the node that would be the source is put aside, and put back.
     PutAside,
     PutBack,
@@ -195,6 +203,8 @@ pub(super) enum Step {
     DamageSlot(Side),
     PlaceFault(Side, usize),
     HostLeaves(Side),
+    HoldData,
+    ReleaseData,
     /// Kills, or cuts the power of, whichever node is the source, and then the target.
     PowerSource,
     PowerTarget,
@@ -269,6 +279,7 @@ fn expand(kind: FaultKind, rng: &mut ChaCha8Rng, steps: &mut Vec<(Duration, Step
         | FaultKind::Refused
         | FaultKind::Freeze
         | FaultKind::FreezeInTurn
+        | FaultKind::LateMessages
         | FaultKind::HostLeaves => expand_net(kind, rng, x, steps),
         FaultKind::Kill
         | FaultKind::KillBoth
@@ -293,6 +304,7 @@ fn expand(kind: FaultKind, rng: &mut ChaCha8Rng, steps: &mut Vec<(Duration, Step
         | FaultKind::OldImage
         | FaultKind::OldFolder
         | FaultKind::OldFolderSameSession
+        | FaultKind::OldFolderSeenOnce
         | FaultKind::BlankThenPower
         | FaultKind::WrongImageForAWhile
         | FaultKind::LostPlace
@@ -325,6 +337,18 @@ fn expand_net(kind: FaultKind, rng: &mut ChaCha8Rng, x: Side, steps: &mut Vec<(D
             steps.push((now, Step::Refuse(true)));
             steps.push((now, Step::Reset { control: true, data: true }));
             steps.push((outage(rng), Step::Refuse(false)));
+        }
+        FaultKind::LateMessages => {
+            let next = vec![(now, Step::Burst(8)), (micros(rng, 50, 2500), Step::ReleaseData)];
+            let first = vec![
+                (now, Step::Burst(8)),
+                (micros(rng, 300, 2000), Step::HoldData),
+                (now, Step::Cut([true; 2])),
+                (millis(rng, 380, 600), Step::Arm(Trigger::GateOpens, next)),
+                (now, Step::Cut([false; 2])),
+            ];
+            steps.push((now, Step::Arm(Trigger::GateOpens, first)));
+            steps.push((now, Step::Reset { control: true, data: true }));
         }
         FaultKind::Freeze => steps.push((now, Step::Freeze(x, outage(rng)))),
         FaultKind::FreezeInTurn => steps.push((now, Step::FreezeInTurn(x, outage(rng)))),
@@ -508,11 +532,36 @@ fn expand_folder(
         FaultKind::LostPlace => Step::LosePlace(x, rng.random_range(0..2)),
         FaultKind::DamagedSlot => Step::DamageSlot(x),
         FaultKind::OldFolderSameSession => {
+            // The smaller name breaks a tie, and both have started again since.
+            let x = usize::from(rng.random_bool(0.2));
             steps.push((now, Step::Snapshot(x)));
             steps.push((now, Step::Burst(8)));
             steps.push((millis(rng, 20, 100), Step::Stop(x)));
             steps.push((millis(rng, 100, 400), Step::OldFolder(x)));
+            if rng.random_bool(0.7) {
+                steps.push((now, Step::Kill(1 - x)));
+                steps.push((millis(rng, 1, 50), Step::Start(1 - x)));
+            }
             steps.push((now, Step::Start(x)));
+            return;
+        }
+        FaultKind::OldFolderSeenOnce => {
+            let x = usize::from(rng.random_bool(0.2));
+            let y = 1 - x;
+            steps.push((now, Step::Snapshot(x)));
+            steps.push((now, Step::Burst(8)));
+            steps.push((millis(rng, 2, 60), Step::Cut([true; 2])));
+            steps.push((now, Step::Kill(x)));
+            // The number of this start is higher than the snapshot's.
+            steps.push((millis(rng, 1, 20), Step::Start(x)));
+            steps.push((millis(rng, 60, 150), Step::Kill(x)));
+            steps.push((now, Step::OldFolderSeen(x)));
+            steps.push((now, Step::Start(x)));
+            steps.push((millis(rng, 60, 150), Step::Kill(x)));
+            steps.push((millis(rng, 1, 20), Step::Start(x)));
+            steps.push((now, Step::Kill(y)));
+            steps.push((millis(rng, 1, 20), Step::Start(y)));
+            steps.push((millis(rng, 1, 20), Step::Cut([false; 2])));
             return;
         }
         FaultKind::BlankThenPower => {

@@ -217,7 +217,7 @@ impl World {
         let node = &mut self.nodes[side];
         let result = node.disks[usize::from(volume.0)].sync(&mut self.rng);
         if result.is_err() {
-            self.history.hit(side);
+            self.history.lost(side);
             self.coverage.count("disk", "sync failed");
         }
         result.map_err(|error| fault(Some(volume), "flush the data", error))

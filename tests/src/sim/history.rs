@@ -81,8 +81,8 @@ pub(super) struct History {
     next_alias: u64,
     /// A copy that may lack acknowledged writes which were not flushed.
     pub(super) hit: [bool; 2],
-    /// When a copy last lost something, or may have.
-    pub(super) hit_at: [u64; 2],
+    /// When a copy last lost something that it had.
+    pub(super) lost_at: [u64; 2],
     /// The source that a join has settled on: the other node says of itself that it is none.
     settled: Option<Side>,
     /// Un-flushed writes may be gone from both copies.
@@ -102,7 +102,7 @@ impl History {
             clock: 1,
             next_alias: FIRST_ALIAS,
             hit: [false; 2],
-            hit_at: [0; 2],
+            lost_at: [0; 2],
             settled: None,
             may_lose: false,
             losses: 0,
@@ -212,10 +212,15 @@ impl History {
     /// A copy was hit: unless a join has settled on this node as its source, with everything
     /// flushed, it may lack acknowledged writes.
     pub(super) fn hit(&mut self, side: Side) {
-        self.hit_at[side] = self.tick();
         if self.settled != Some(side) {
             self.hit[side] = true;
         }
+    }
+
+    /// A copy lost something that it had: it was hit, and acknowledgements under way do not count.
+    pub(super) fn lost(&mut self, side: Side) {
+        self.lost_at[side] = self.tick();
+        self.hit(side);
     }
 
     /// A node begins to compare as the source: its data is flushed (F6), and the other node's

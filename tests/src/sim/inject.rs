@@ -71,6 +71,8 @@ impl World {
             Step::Slow(side, factor) => self.nodes[side].slowness = factor,
             Step::Hang(side, hang) => self.hang(side, hang),
             Step::HostLeaves(side) => self.hosts_leave(side),
+            Step::HoldData => self.hold_data(),
+            Step::ReleaseData => self.release_data(),
             Step::Stop(side) => self.stop(side),
             Step::Burst(length) => self.burst(length),
             Step::Arm(trigger, steps) => self.armed.push((trigger, steps)),
@@ -86,6 +88,7 @@ impl World {
             | Step::BlankImage(_)
             | Step::OldImage(_)
             | Step::OldFolder(_)
+            | Step::OldFolderSeen(_)
             | Step::PutAside
             | Step::PutBack
             | Step::LosePlace(..)
@@ -201,10 +204,13 @@ impl World {
             Step::BlankImage(side) if self.may_replace(side) => self.blank(side, "blank image"),
             Step::OldImage(side) if self.may_replace(side) => self.old_image(side),
             Step::OldFolder(side) if self.may_replace(side) => self.old_folder(side),
+            Step::OldFolderSeen(side) if self.may_replace(side) => self.old_folder_seen(side),
             Step::LosePlace(side, place) if self.may_replace(side) => {
                 self.nodes[side].stash = Some(self.folder(side));
                 self.nodes[side].medium.places[place] = None;
-                self.history.hit(side);
+                // The other place may be an old one that could not be written for a while.
+                (self.nodes[side].record_seq, self.nodes[side].record_session) = (0, 0);
+                self.history.lost(side);
                 self.coverage.count("folder", "place lost");
             }
             Step::DamageSlot(side) if self.may_replace(side) => self.damage_slot(side),
@@ -246,7 +252,7 @@ impl World {
             node.medium.stamps[volume] = None;
             node.machine.empty[volume] = true;
         }
-        self.history.hit(side);
+        self.history.lost(side);
         self.coverage.count("folder", what);
     }
 
@@ -278,7 +284,7 @@ impl World {
             node.disks[volume].replace(image);
             node.medium.stamps[volume] = old.medium.stamps[volume];
         }
-        self.history.hit(side);
+        self.history.lost(side);
         self.coverage.count("folder", "older image");
     }
 
@@ -294,12 +300,25 @@ impl World {
         }
         self.nodes[side].stash = Some(self.folder(side));
         self.restore_folder(side, old);
-        self.history.hit(side);
+        self.history.lost(side);
         if self.rng.random_bool(0.3) {
             self.nodes[side].machine.boot_id = BootId(bytes(&mut self.rng));
             self.nodes[side].machine.run_record_seq = None;
         }
         self.coverage.count("folder", "older folder");
+    }
+
+    /// A copy of the same round: only the newest record's number in the machine's memory tells.
+    fn old_folder_seen(&mut self, side: Side) {
+        let Some(old) = self.nodes[side].snapshot.clone() else { return };
+        let then = old.medium.record().map(|record| record.record_seq);
+        if self.nodes[side].machine.run_record_seq <= then {
+            return;
+        }
+        self.nodes[side].stash = Some(self.folder(side));
+        self.restore_folder(side, old);
+        self.history.lost(side);
+        self.coverage.count("folder", "older folder, told by the machine");
     }
 
     fn restore_folder(&mut self, side: Side, folder: Folder) {
@@ -402,6 +421,7 @@ impl World {
         self.put_back_folder();
         self.stage = Stage::Healing(self.now + HEALS_WITHIN);
         self.armed.clear();
+        self.release_data();
         self.set_cut([false; 2]);
         self.refusing = false;
         for side in [0, 1] {
@@ -410,6 +430,12 @@ impl World {
             }
             self.nodes[side].freeze_in_turn = None;
             self.mend(side);
+            // A writer that has given up both places of the record needs a new process.
+            let process = self.nodes[side].process.as_ref();
+            if process.is_some_and(|process| process.plan.writes().is_empty()) {
+                self.coverage.count("record", "both places failed");
+                self.end_process(side, false);
+            }
         }
         self.after(LOOK_EVERY, Event::Closing);
     }

@@ -60,11 +60,21 @@ pub(super) struct Conn {
     pub(super) to: [Direction; 2],
     /// The accepting end has seen the first frame.
     pub(super) known: bool,
+    /// What is under way is held up, whatever the link does.
+    pub(super) held: bool,
 }
 
 impl Conn {
     pub(super) fn new(kind: ConnKind, nonce: ConnNonce, lives: [u64; 2]) -> Self {
-        Self { kind, nonce, ends: [End::Open; 2], lives, to: Default::default(), known: false }
+        Self {
+            kind,
+            nonce,
+            ends: [End::Open; 2],
+            lives,
+            to: Default::default(),
+            known: false,
+            held: false,
+        }
     }
 
     pub(super) fn is_open(&self, side: Side) -> bool {

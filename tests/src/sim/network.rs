@@ -107,7 +107,7 @@ impl World {
 
     /// A segment arrives.
     pub(super) fn deliver(&mut self, conn: ConnId, to: Side) {
-        if self.cut[to] {
+        if self.cut[to] || self.conns[conn].held {
             self.conns[conn].to[to].stalled += 1;
             return;
         }
@@ -180,14 +180,43 @@ impl World {
                 continue;
             }
             for conn in 0..self.conns.len() {
-                let stalled = std::mem::take(&mut self.conns[conn].to[to].stalled);
-                let mut at = self.now + self.jitter(20_000_000);
-                for _ in 0..stalled {
-                    self.queue.push(at, Event::Deliver { conn, to });
-                    at = at + self.jitter(20_000);
+                if self.conns[conn].to[to].stalled == 0 || self.conns[conn].held {
+                    continue;
                 }
-                let direction = &mut self.conns[conn].to[to];
-                direction.last_arrival = direction.last_arrival.max(at);
+                // TCP tries again the more rarely the longer it has failed.
+                let base = if self.rng.random_bool(0.3) { 800_000_000 } else { 20_000_000 };
+                self.release(conn, to, base);
+            }
+        }
+    }
+
+    /// What was held up arrives, one segment after the other.
+    fn release(&mut self, conn: ConnId, to: Side, base: u64) {
+        let stalled = std::mem::take(&mut self.conns[conn].to[to].stalled);
+        let mut at = self.now + self.jitter(base);
+        for _ in 0..stalled {
+            self.queue.push(at, Event::Deliver { conn, to });
+            at = at + self.jitter(20_000);
+        }
+        let direction = &mut self.conns[conn].to[to];
+        direction.last_arrival = direction.last_arrival.max(at);
+    }
+
+    /// The data connections of now are held up until further notice.
+    pub(super) fn hold_data(&mut self) {
+        self.plan.late_links = true;
+        for conn in &mut self.conns {
+            conn.held |= conn.kind != ConnKind::Control;
+        }
+    }
+
+    /// They go on.
+    pub(super) fn release_data(&mut self) {
+        for conn in 0..self.conns.len() {
+            if std::mem::take(&mut self.conns[conn].held) && self.cut == [false; 2] {
+                for to in [0, 1] {
+                    self.release(conn, to, 300_000);
+                }
             }
         }
     }

@@ -127,6 +127,8 @@ pub(super) struct VolumeWatch {
     pub(super) left: bool,
     /// History's clock at the last `Entered`.
     pub(super) entered: u64,
+    /// An acknowledgement was sent in this turn.
+    pub(super) acknowledged: bool,
     /// Comparing as the target.
     pub(super) target: bool,
     /// Comparing as the source.

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use base::rules::Rules;
+use base::rules::{Rule, Rules};
 
 use super::coverage::Coverage;
 use super::finding::{Finding, FindingKind};
@@ -24,6 +24,15 @@ impl Options {
     /// All rules hold, everything is checked, nothing is printed.
     pub const NORMAL: Self = Self { rules: Rules::ALL_HOLD, order: true, print: false };
 }
+
+/// Rules whose breaking no host and no byte can show while nobody serves alone, so that only the
+/// order of things does.
+///
+/// `WriteRequestBeforeAck` protects a host that gives a connection up and writes again through the
+/// other node; to a history without such a host the write that comes late was never answered and
+/// may come late. `CleanMeansBoth`: one clean record alone says that both copies were equal, and
+/// every way in which the other could change since is told by its round or its stamp.
+pub const NEEDS_ORDER: [Rule; 2] = [Rule::WriteRequestBeforeAck, Rule::CleanMeansBoth];
 
 /// What became of a seed.
 #[derive(Clone, Debug)]

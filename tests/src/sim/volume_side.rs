@@ -20,6 +20,9 @@ use super::world::World;
 
 type Thread = Box<VolumeThread>;
 
+/// However slow a disk is, it is no slower.
+const SLOWEST: Duration = Duration::from_secs(6);
+
 impl World {
     /// Makes sure that the thread has a turn soon.
     pub(super) fn wake(&mut self, side: Side, volume: usize) {
@@ -113,7 +116,7 @@ impl World {
     fn receive_link(&mut self, side: Side, thread: &mut Thread) {
         // A link that was replaced, but whose thread has not noticed: its messages are dead.
         for mut old in std::mem::take(&mut thread.old_links) {
-            if self.receive(side, thread, &mut old).is_ok() && self.rng.random_range(0..8) > 0 {
+            if self.receive(side, thread, &mut old).is_ok() && self.rng.random_range(0..500) > 0 {
                 thread.old_links.push(old);
             } else {
                 self.close_end(side, old.conn, "the peer closed the data connection");
@@ -137,6 +140,11 @@ impl World {
                         self.trace.line(now, || {
                             format!("{side} gets {:?}", super::text::message(&incoming.message))
                         });
+                        if thread.link.is_some() {
+                            // The current link is taken out while it is read.
+                            let when = if thread.watch.left { "between" } else { "in a session" };
+                            self.coverage.count("late message", when);
+                        }
                         thread.core.handle_message(now, incoming);
                     }
                     fed.map_err(|error| error.to_string())?;
@@ -214,6 +222,7 @@ impl World {
     }
 
     fn carry_out(&mut self, side: Side, volume: usize, thread: &mut Thread) {
+        thread.watch.acknowledged = false;
         while let Some(action) = thread.core.poll_action() {
             match action {
                 Action::Reply { id, completion } => {
@@ -278,7 +287,7 @@ impl World {
             }
             _ => base,
         };
-        let delay = self.jitter(base) * self.nodes[side].slowness;
+        let delay = (self.jitter(base) * self.nodes[side].slowness).min(SLOWEST);
         if let Err(overlap) = self.nodes[side].disks[volume].submit(id, operation) {
             self.overlap(side, volume, overlap.0);
         }
@@ -295,8 +304,10 @@ impl World {
         let (name, result) = done.expect("an I/O completes once");
         if result.is_err() {
             self.coverage.count("disk", format!("{name} failed"));
-            if name != "read" {
-                self.history.hit(side);
+            match name {
+                "read" => {}
+                "flush" => self.history.lost(side),
+                _ => self.history.hit(side),
             }
         }
         let completion = IoCompletion { id: io, result };

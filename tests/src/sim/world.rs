@@ -297,7 +297,7 @@ impl World {
         let stopped = self.durable_record(side).is_some_and(|record| record.clean);
         if lost || !stopped {
             // Whatever it has by luck: it says of itself that it may lack something.
-            self.history.hit(side);
+            self.history.lost(side);
         }
         self.coverage.count("power", if lost { "loses writes" } else { "loses nothing" });
     }
