@@ -266,8 +266,12 @@ impl GroupThread {
         }
     }
 
+    /// Volume threads sample the gate only when they are awake, and may hold what waits for it.
     fn publish_gate(&mut self, gate: Gate) {
         self.parts.gate.publish(gate);
+        for volume in &self.parts.volumes {
+            volume.letters.wake();
+        }
     }
 
     fn send(&mut self, conn_nonce: ConnNonce, message: crate::wire::ControlMessage) {

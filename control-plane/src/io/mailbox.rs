@@ -51,9 +51,14 @@ impl<T> Sender<T> {
     /// The letter, if the queue is full.
     pub fn send(&self, letter: T) -> Result<(), T> {
         self.0.queue.push(letter)?;
+        self.wake();
+        Ok(())
+    }
+
+    /// Wakes the reader: something that it samples has changed.
+    pub fn wake(&self) {
         // A full counter is a reader that is awake already.
         let _ = rustix::io::write(&self.0.wake, &1u64.to_ne_bytes());
-        Ok(())
     }
 }
 
@@ -86,8 +91,13 @@ pub struct SharedGate {
 }
 
 impl SharedGate {
-    /// Called by the group thread alone.
+    /// Called by the group thread alone. One that is only kept open for longer is open meanwhile:
+    /// nobody would come back to what a closed sample has held.
     pub fn publish(&self, gate: Gate) {
+        if self.serve_gen.load(Ordering::SeqCst) == gate.serve_gen {
+            self.read_until.store(gate.read_until.as_nanos(), Ordering::SeqCst);
+            return;
+        }
         self.read_until.store(0, Ordering::SeqCst);
         self.serve_gen.store(gate.serve_gen, Ordering::SeqCst);
         self.session.store(gate.session.0, Ordering::SeqCst);
@@ -118,6 +128,24 @@ mod tests {
         assert_eq!(sender.send(3), Err(3));
         assert!(receiver.has_mail());
         assert_eq!((receiver.poll(), receiver.poll(), receiver.poll()), (Some(1), Some(2), None));
+    }
+
+    #[test]
+    fn a_gate_that_is_kept_open_is_never_seen_closed() {
+        let gate = Arc::new(SharedGate::default());
+        let until = |n| {
+            let read_until = Instant::from_nanos(n);
+            Gate { serve_gen: 7, session: Session(3), read_until }
+        };
+        gate.publish(until(1));
+        let publisher = gate.clone();
+        let thread =
+            std::thread::spawn(move || (2..50_000).for_each(|n| publisher.publish(until(n))));
+        while !thread.is_finished() {
+            assert!(gate.sample().read_until > Instant::ZERO);
+        }
+        thread.join().expect("publisher");
+        assert_eq!(gate.sample(), until(49_999));
     }
 
     #[test]
