@@ -65,7 +65,7 @@ fn a_run_against_a_sabotaged_build_is_reported() {
             let mut pair = Pair::prepare(SIZE);
             let _proxy = lengthen(&pair);
             for node in [&mut pair.a, &mut pair.b] {
-                node.set("STRETCH_BREAK", rule);
+                node.break_rule(rule);
             }
             pair.start();
             let told = pair.a.log();

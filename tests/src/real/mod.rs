@@ -32,21 +32,26 @@ pub fn soak<T>(short: T, long: T) -> T {
     if env::var("STRETCH_SOAK").as_deref() == Ok("1") { long } else { short }
 }
 
-/// The `stretch` program.
+/// The `stretch` program: `STRETCH_BIN`, or [`built_program`].
 ///
 /// # Panics
 /// If it is not there.
 pub fn program() -> PathBuf {
-    let path = env::var_os("STRETCH_BIN").map_or_else(
-        || {
-            let mut path = env::current_exe().expect("our own path");
-            // target/PROFILE/deps/test-HASH
-            path.pop();
-            path.pop();
-            path.join("stretch")
-        },
-        PathBuf::from,
-    );
-    assert!(path.exists(), "{} is not there: cargo build -p control-plane", path.display());
+    let Some(path) = env::var_os("STRETCH_BIN").map(PathBuf::from) else { return built_program() };
+    assert!(path.exists(), "{} is not there", path.display());
+    path
+}
+
+/// The program that was built together with the tests, which alone can break a rule.
+///
+/// # Panics
+/// If it is not there.
+pub fn built_program() -> PathBuf {
+    let mut path = env::current_exe().expect("our own path");
+    // target/PROFILE/deps/test-HASH
+    path.pop();
+    path.pop();
+    let path = path.join("stretch");
+    assert!(path.exists(), "{} is not there: cargo build --workspace", path.display());
     path
 }

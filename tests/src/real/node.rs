@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::Value;
 
-use super::program;
+use super::{built_program, program};
 
 /// How long a clean stop may take (CONTRACT: the demo has 10 s for both).
 pub const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -19,6 +19,7 @@ pub const STOP_LIMIT: Duration = Duration::from_secs(10);
 pub struct Node {
     /// Its name in the pair.
     pub name: &'static str,
+    program: PathBuf,
     config: PathBuf,
     log: PathBuf,
     child: Option<Child>,
@@ -30,12 +31,19 @@ impl Node {
     pub fn new(folder: &Path, name: &'static str) -> Self {
         let config = folder.join(format!("{name}.toml"));
         let log = folder.join(format!("{name}.log"));
-        Self { name, config, log, child: None, environment: Vec::new() }
+        let program = program();
+        Self { name, program, config, log, child: None, environment: Vec::new() }
     }
 
     /// From the next start on, the process has this environment variable.
     pub fn set(&mut self, variable: &str, value: &str) {
         self.environment.push((variable.to_owned(), value.to_owned()));
+    }
+
+    /// From the next start on, the process breaks this rule; it takes the program that can.
+    pub fn break_rule(&mut self, rule: &str) {
+        self.program = built_program();
+        self.set("STRETCH_BREAK", rule);
     }
 
     /// Starts the process.
@@ -46,7 +54,7 @@ impl Node {
         assert!(self.child.is_none(), "{} runs", self.name);
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
         let log = log.expect("a log can be written");
-        let child = Command::new(program())
+        let child = Command::new(&self.program)
             .arg("node")
             .arg("--config")
             .arg(&self.config)
