@@ -8,7 +8,7 @@
 
 use base::range::ByteRange;
 use base::request::{Completion, RequestError, RequestId};
-use base::time::Instant;
+use base::time::{Duration, Instant};
 use control_plane::polarization::{Action, DurableStep};
 use control_plane::record::{NodeRecord, RecordState};
 use control_plane::wire::ControlMessage;
@@ -23,6 +23,10 @@ use super::finding::Finding;
 use super::history::{Asked, History};
 use super::process::VolumeThread;
 use super::world::World;
+use crate::checkers::copies::difference;
+
+/// Letters and turns take their time.
+const HELD_SLACK: Duration = Duration::from_millis(500);
 
 impl World {
     pub(super) fn check_group_action(&mut self, side: Side, action: &Action) {
@@ -34,6 +38,7 @@ impl World {
     fn check_gate(&mut self, side: Side, gate: Gate) {
         if gate.read_until == Instant::ZERO {
             self.open[side] = None;
+            self.nodes[side].unserved_since = self.now;
             return;
         }
         let session = gate.session.0;
@@ -79,12 +84,27 @@ impl World {
     /// D4: both copies are the same bytes.
     pub(super) fn check_equal(&mut self, volume: usize, when: &str) {
         let [a, b] = [0, 1].map(|side| self.nodes[side].disks[volume].current());
-        if a == b {
-            return;
+        if let Some(difference) = difference(a, b) {
+            let text = format!("the copies of volume {volume} differ {when}: {difference:?}");
+            self.report(Finding::bytes(text));
         }
-        let at = a.iter().zip(b).position(|(x, y)| x != y).expect("they differ");
-        let text = format!("the copies of volume {volume} differ at byte {at} {when}");
-        self.report(Finding::bytes(text));
+    }
+
+    /// L5: a request is held no longer than T_hold after its node has stopped to serve.
+    pub(super) fn check_held(&mut self) {
+        let hold = self.configs[0].timers.hold + HELD_SLACK;
+        for host in &self.hosts {
+            let node = &self.nodes[host.side];
+            let runs = node.process.is_some() && !node.frozen && self.open[host.side].is_none();
+            let Some(index) = host.outstanding.values().next().filter(|_| runs) else { continue };
+            let asked = host.asked_at.max(node.unserved_since);
+            if self.now.since(asked) > hold {
+                let operation = &self.history.operations[*index];
+                let text = format!("{operation:?} is held since {asked:?} (L5)");
+                self.report(Finding::liveness(text));
+                return;
+            }
+        }
     }
 
     fn check_record(

@@ -51,6 +51,8 @@ pub(super) enum Event {
     Thaw { side: Side, life: u64 },
     /// The faults are over: everything heals.
     HealAll,
+    /// Held requests are looked at.
+    Look,
     /// The end of the run is looked at again.
     Closing,
 }
@@ -84,6 +86,7 @@ impl Event {
             | Self::Fault { .. }
             | Self::Action { .. }
             | Self::HealAll
+            | Self::Look
             | Self::Closing => (None, None),
         }
     }
@@ -116,6 +119,7 @@ impl Event {
             Self::Thaw { .. } => 18,
             Self::HealAll => 19,
             Self::Closing => 20,
+            Self::Look => 21,
         }
     }
 }

@@ -90,11 +90,21 @@ pub enum FaultKind {
     ResetWhileSlow,
     /// What was sent in one session arrives in the next.
     LateMessages,
+    /// The data connection says nothing, the control connection goes on.
+    DataStall,
+    /// Everything takes long on the way.
+    SlowLink,
+    /// Both processes are stopped at the same time.
+    FreezeBoth,
+    /// The bitmap file of a volume is gone.
+    LostHeader,
+    /// An older bitmap file.
+    OldHeader,
 }
 
 impl FaultKind {
     /// All of them with how often each is drawn.
-    pub const WEIGHTS: [(Self, u32); 38] = [
+    pub const WEIGHTS: [(Self, u32); 43] = [
         (Self::CutBoth, 6),
         (Self::CutOneWay, 4),
         (Self::Flap, 3),
@@ -133,6 +143,11 @@ impl FaultKind {
         (Self::HostLeaves, 3),
         (Self::ResetWhileSlow, 4),
         (Self::LateMessages, 4),
+        (Self::DataStall, 2),
+        (Self::SlowLink, 2),
+        (Self::FreezeBoth, 2),
+        (Self::LostHeader, 2),
+        (Self::OldHeader, 2),
     ];
 
     /// For tables.
@@ -199,10 +214,14 @@ pub(super) enum Step {
     /// The image of the node that would be the source is put aside, and put back.
     PutAside,
     PutBack,
+    LoseHeader(Side),
+    OldHeader(Side),
     LosePlace(Side, usize),
     DamageSlot(Side),
     PlaceFault(Side, usize),
     HostLeaves(Side),
+    /// Factor on the delays of the link.
+    SlowLink(u64),
     HoldData,
     ReleaseData,
     /// Kills, or cuts the power of, whichever node is the source, and then the target.
@@ -280,6 +299,9 @@ fn expand(kind: FaultKind, rng: &mut ChaCha8Rng, steps: &mut Vec<(Duration, Step
         | FaultKind::Freeze
         | FaultKind::FreezeInTurn
         | FaultKind::LateMessages
+        | FaultKind::DataStall
+        | FaultKind::SlowLink
+        | FaultKind::FreezeBoth
         | FaultKind::HostLeaves => expand_net(kind, rng, x, steps),
         FaultKind::Kill
         | FaultKind::KillBoth
@@ -308,6 +330,8 @@ fn expand(kind: FaultKind, rng: &mut ChaCha8Rng, steps: &mut Vec<(Duration, Step
         | FaultKind::BlankThenPower
         | FaultKind::WrongImageForAWhile
         | FaultKind::LostPlace
+        | FaultKind::LostHeader
+        | FaultKind::OldHeader
         | FaultKind::DamagedSlot => expand_folder(kind, rng, x, steps),
     }
     for side in [x, y] {
@@ -349,6 +373,20 @@ fn expand_net(kind: FaultKind, rng: &mut ChaCha8Rng, x: Side, steps: &mut Vec<(D
             ];
             steps.push((now, Step::Arm(Trigger::GateOpens, first)));
             steps.push((now, Step::Reset { control: true, data: true }));
+        }
+        FaultKind::DataStall => {
+            steps.push((now, Step::HoldData));
+            steps.push((now, Step::Burst(4)));
+            steps.push((millis(rng, 100, 3500), Step::ReleaseData));
+        }
+        FaultKind::SlowLink => {
+            steps.push((now, Step::SlowLink(rng.random_range(20..1500))));
+            steps.push((now, Step::Burst(4)));
+            steps.push((millis(rng, 100, 2500), Step::SlowLink(1)));
+        }
+        FaultKind::FreezeBoth => {
+            steps.push((now, Step::Freeze(x, outage(rng))));
+            steps.push((millis(rng, 0, 500), Step::Freeze(1 - x, outage(rng))));
         }
         FaultKind::Freeze => steps.push((now, Step::Freeze(x, outage(rng)))),
         FaultKind::FreezeInTurn => steps.push((now, Step::FreezeInTurn(x, outage(rng)))),
@@ -529,6 +567,8 @@ fn expand_folder(
         FaultKind::BlankImage => Step::BlankImage(x),
         FaultKind::OldImage => Step::OldImage(x),
         FaultKind::OldFolder => Step::OldFolder(x),
+        FaultKind::LostHeader => Step::LoseHeader(x),
+        FaultKind::OldHeader => Step::OldHeader(x),
         FaultKind::LostPlace => Step::LosePlace(x, rng.random_range(0..2)),
         FaultKind::DamagedSlot => Step::DamageSlot(x),
         FaultKind::OldFolderSameSession => {

@@ -25,6 +25,11 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// Whether a checker saw it, and not only an assertion or the end of all patience.
+    pub fn is_seen_by_checkers(&self) -> bool {
+        matches!(self.kind, FindingKind::History | FindingKind::Bytes | FindingKind::Order)
+    }
+
     pub(super) fn history(text: String) -> Self {
         Self { kind: FindingKind::History, text }
     }

@@ -86,6 +86,7 @@ impl World {
         let host = &mut self.hosts[index];
         let at = (self.now + delay).max(host.last_arrival);
         host.last_arrival = at;
+        host.asked_at = self.now;
         let life = self.nodes[side].life;
         let operation = Box::new(wanted);
         self.queue.push(at, Event::Request { side, life, volume, id, operation });

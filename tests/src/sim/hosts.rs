@@ -37,6 +37,8 @@ pub(super) struct Host {
     pub(super) client: Option<ClientId>,
     /// By tag: the operation's index.
     pub(super) outstanding: BTreeMap<u32, usize>,
+    /// When the newest of its requests was made.
+    pub(super) asked_at: Instant,
     /// Requests it is still to make of its own.
     pub(super) budget: u32,
     /// Reads it is told to make.
@@ -56,6 +58,7 @@ impl Host {
             volume,
             client: None,
             outstanding: BTreeMap::new(),
+            asked_at: Instant::ZERO,
             budget: 0,
             told: VecDeque::new(),
             depth,

@@ -71,6 +71,7 @@ impl World {
             Step::Slow(side, factor) => self.nodes[side].slowness = factor,
             Step::Hang(side, hang) => self.hang(side, hang),
             Step::HostLeaves(side) => self.hosts_leave(side),
+            Step::SlowLink(factor) => self.slow_link = factor,
             Step::HoldData => self.hold_data(),
             Step::ReleaseData => self.release_data(),
             Step::Stop(side) => self.stop(side),
@@ -91,6 +92,8 @@ impl World {
             | Step::OldFolderSeen(_)
             | Step::PutAside
             | Step::PutBack
+            | Step::LoseHeader(_)
+            | Step::OldHeader(_)
             | Step::LosePlace(..)
             | Step::DamageSlot(_) => self.folder_fault(&step),
         }
@@ -213,6 +216,8 @@ impl World {
                 self.history.lost(side);
                 self.coverage.count("folder", "place lost");
             }
+            Step::LoseHeader(side) if self.may_replace(side) => self.lose_header(side),
+            Step::OldHeader(side) if self.may_replace(side) => self.old_header(side),
             Step::DamageSlot(side) if self.may_replace(side) => self.damage_slot(side),
             Step::PutAside => self.put_aside(),
             Step::PutBack => self.put_back_folder(),
@@ -254,6 +259,21 @@ impl World {
         }
         self.history.lost(side);
         self.coverage.count("folder", what);
+    }
+
+    fn lose_header(&mut self, side: Side) {
+        self.nodes[side].stash = Some(self.folder(side));
+        let volume = self.rng.random_range(0..self.plan.volumes.len());
+        self.nodes[side].medium.headers[volume] = [[0; 4096]; 2];
+        self.history.lost(side);
+        self.coverage.count("folder", "header lost");
+    }
+
+    /// An older bitmap file with the data of now: the node stays eligible.
+    fn old_header(&mut self, side: Side) {
+        let Some(old) = &self.nodes[side].snapshot else { return };
+        self.nodes[side].medium.headers = old.medium.headers.clone();
+        self.coverage.count("folder", "older header");
     }
 
     fn round(&self, stamp: &Option<[u8; 80]>) -> Option<u64> {
@@ -424,6 +444,7 @@ impl World {
         self.release_data();
         self.set_cut([false; 2]);
         self.refusing = false;
+        self.slow_link = 1;
         for side in [0, 1] {
             if self.nodes[side].frozen {
                 self.thaw(side);

@@ -32,4 +32,4 @@ mod world;
 pub use coverage::Coverage;
 pub use faults::FaultKind;
 pub use finding::{Finding, FindingKind};
-pub use run::{NEEDS_ORDER, Options, Outcome, run, run_many};
+pub use run::{NEEDS_ORDER, Options, Outcome, replay_command, run, run_many};

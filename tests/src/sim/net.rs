@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use base::ids::{ConnNonce, VolumeIndex};
 use base::time::Instant;
 use bytes::Bytes;
-use control_plane::wire::ControlMessage;
 
 use super::event::Side;
 
@@ -23,7 +22,8 @@ pub(super) enum ConnKind {
 }
 
 pub(super) enum Segment {
-    Control(Box<ControlMessage>),
+    /// A frame of the control connection.
+    Control(Vec<u8>),
     /// First frame of a data connection.
     Bind,
     Bytes(Bytes),
@@ -49,6 +49,9 @@ pub(super) struct Direction {
     pub(super) last_arrival: Instant,
     /// Arrived, not yet taken by a volume thread.
     pub(super) arrived: VecDeque<Segment>,
+    /// Control frames sent and taken.
+    pub(super) sent: u64,
+    pub(super) taken: u64,
 }
 
 pub(super) struct Conn {

@@ -2,6 +2,7 @@
 //!
 //! Not here: what they mean; the state of a connection (`net.rs`).
 
+use base::frame::{HEADER_BYTES, Header};
 use base::ids::{ConnNonce, VolumeIndex};
 use bytes::Bytes;
 use control_plane::wire::ControlMessage;
@@ -15,7 +16,7 @@ use super::world::World;
 impl World {
     /// Puts a segment on its way, behind all earlier ones of its direction.
     fn put(&mut self, conn: ConnId, to: Side, segment: Segment) {
-        let delay = self.jitter(self.plan.latencies.net);
+        let delay = self.jitter(self.plan.latencies.net * self.slow_link);
         let direction = &mut self.conns[conn].to[to];
         let at = (self.now + delay).max(direction.last_arrival);
         direction.last_arrival = at;
@@ -28,7 +29,10 @@ impl World {
         self.check_control(side, &message);
         self.coverage.count("control message", message.name());
         if self.conns[conn].is_open(side) {
-            self.put(conn, 1 - side, Segment::Control(Box::new(message)));
+            let direction = &mut self.conns[conn].to[1 - side];
+            let frame = message.encode(nonce, direction.sent);
+            direction.sent += 1;
+            self.put(conn, 1 - side, Segment::Control(frame));
         }
     }
 
@@ -133,7 +137,8 @@ impl World {
     fn deliver_control(&mut self, conn: ConnId, to: Side, segment: Segment) {
         let (now, nonce) = (self.now, self.conns[conn].nonce);
         match segment {
-            Segment::Control(message) => {
+            Segment::Control(frame) => {
+                let message = self.decode(conn, to, &frame);
                 if !self.conns[conn].known {
                     // The accepting end learns the nonce from the first frame.
                     self.conns[conn].known = true;
@@ -142,7 +147,7 @@ impl World {
                     self.drain_group(to);
                 }
                 if self.process(to).controls.contains_key(&nonce) {
-                    self.process(to).group.handle_control(now, nonce, *message);
+                    self.process(to).group.handle_control(now, nonce, message);
                 }
             }
             Segment::End(why) => {
@@ -155,6 +160,17 @@ impl World {
             Segment::Bind | Segment::Bytes(_) => unreachable!("a data segment"),
         }
         self.drain_group(to);
+    }
+
+    /// The production codec, both ways.
+    fn decode(&mut self, conn: ConnId, to: Side, frame: &[u8]) -> ControlMessage {
+        let (head, body) = frame.split_first_chunk::<HEADER_BYTES>().expect("a whole frame");
+        let header = Header::decode(head).expect("our own header");
+        let direction = &mut self.conns[conn].to[to];
+        assert_eq!(header.sequence, direction.taken, "frames come in order");
+        direction.taken += 1;
+        assert_eq!(header.conn_nonce, self.conns[conn].nonce, "frames name their connection");
+        ControlMessage::decode(&header, body).expect("our own message")
     }
 
     fn deliver_data(&mut self, conn: ConnId, to: Side, volume: VolumeIndex, segment: Segment) {

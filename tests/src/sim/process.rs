@@ -36,6 +36,8 @@ pub(super) struct Node {
     pub(super) life: u64,
     pub(super) process: Option<Process>,
     pub(super) frozen: bool,
+    /// When its process started, went on, or stopped to serve, whatever came last.
+    pub(super) unserved_since: Instant,
     /// Events that came while it was frozen.
     pub(super) deferred: Vec<Event>,
     /// The next turn of a volume stops in the middle for so long.

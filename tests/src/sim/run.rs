@@ -1,6 +1,8 @@
 //! One seed, or many.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base::rules::{Rule, Rules};
 
@@ -87,16 +89,45 @@ pub fn run(seed: u64, options: Options) -> Outcome {
     }
 }
 
-/// Runs seeds from `first` on until `go_on` says no; calls `each` with every outcome.
-pub fn run_many(first: u64, options: Options, mut go_on: impl FnMut(&Outcome) -> bool) -> Coverage {
-    let mut coverage = Coverage::default();
-    let mut seed = first;
-    loop {
-        let outcome = run(seed, options);
-        coverage.add(&outcome.coverage);
-        if !go_on(&outcome) {
-            return coverage;
+/// Runs `count` seeds from `first` on with `threads` threads; calls `each` with every outcome as it
+/// comes, until it says no.
+pub fn run_many(
+    first: u64,
+    count: u64,
+    threads: usize,
+    options: Options,
+    each: impl FnMut(Outcome) -> bool + Send,
+) {
+    let next = AtomicU64::new(first);
+    let each = Mutex::new(each);
+    let end = first.saturating_add(count);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end {
+                return;
+            }
+            let outcome = run(seed, options);
+            if !(each.lock().expect("no checker panics"))(outcome) {
+                next.store(end, Ordering::Relaxed);
+            }
         }
-        seed += 1;
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+}
+
+/// The command that runs this seed alone and prints what happens.
+pub fn replay_command(seed: u64, broken: Option<Rule>, order: bool) -> String {
+    let mut command = format!("cargo run -p stretch-tests --bin sim -- {seed}");
+    if let Some(rule) = broken {
+        command.push_str(&format!(" --break {rule:?}"));
     }
+    if !order {
+        command.push_str(" --no-order");
+    }
+    command
 }

@@ -191,6 +191,7 @@ impl World {
     pub(super) fn thaw(&mut self, side: Side) {
         self.trace.line(self.now, || format!("{side} goes on"));
         self.nodes[side].frozen = false;
+        self.nodes[side].unserved_since = self.now;
         for volume in 0..self.plan.volumes.len() {
             let mut thread = self.process(side).volumes[volume].take().expect("one turn at a time");
             match thread.stopped_in.take() {

@@ -26,6 +26,9 @@ use super::process::{Node, Process, VolumeThread};
 use super::queue::Queue;
 use super::trace::Trace;
 
+/// How often held requests are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
 /// Where the run is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Stage {
@@ -51,6 +54,8 @@ pub(super) struct World {
     /// Directions that let nothing through, by where they lead to.
     pub(super) cut: [bool; 2],
     pub(super) refusing: bool,
+    /// Factor on the delays of the link.
+    pub(super) slow_link: u64,
     pub(super) hosts: Vec<Host>,
     pub(super) next_client: u64,
     pub(super) history: History,
@@ -96,6 +101,7 @@ impl World {
             conns: Vec::new(),
             cut: [false; 2],
             refusing: false,
+            slow_link: 1,
             hosts,
             next_client: 0,
             history,
@@ -124,6 +130,7 @@ impl World {
             self.queue.push(Instant::ZERO + fault.at, Event::Fault { index });
         }
         self.queue.push(Instant::ZERO + HEAL_AT, Event::HealAll);
+        self.queue.push(Instant::ZERO + LOOK_EVERY, Event::Look);
         self.queue.push(Instant::ZERO + Duration::from_millis(50), Event::Burst { length: 6 });
         for side in [0, 1] {
             self.start(side);
@@ -198,6 +205,10 @@ impl World {
             Event::Action { action } => self.inject(*action),
             Event::Thaw { side, .. } => self.thaw(side),
             Event::HealAll => self.heal_all(),
+            Event::Look => {
+                self.check_held();
+                self.after(LOOK_EVERY, Event::Look);
+            }
             Event::Closing => self.closing(),
         }
     }
@@ -236,6 +247,7 @@ impl World {
             self.coverage.count("amnesia", word);
         }
         node.life += 1;
+        node.unserved_since = self.now;
         let plan = node.medium.plan().expect("there is a record");
         let group = Group::new(self.now, self.configs[side].clone(), start);
         let volumes = (0..self.plan.volumes.len())
@@ -337,6 +349,7 @@ fn new_node(plan: &mut Plan, side: Side, images: &[Vec<u8>]) -> Node {
         life: 0,
         process: None,
         frozen: false,
+        unserved_since: Instant::ZERO,
         deferred: Vec::new(),
         freeze_in_turn: None,
         snapshot: None,
