@@ -1,0 +1,514 @@
+//! One volume core, message by message: what it says, submits and answers, and when.
+//!
+//! Not here: two cores together (`pair.rs`), faults in any order (the simulator).
+
+use base::ids::{ClientId, ConnNonce, Session, VolumeIndex};
+use base::range::ByteRange;
+use base::request::{Completion, Content, Operation, RequestError, RequestId, Write};
+use base::rules::Rules;
+use base::time::{Duration, Instant};
+use bytes::Bytes;
+use datapath::gate::Gate;
+use datapath::outbox::{Action, CloseReason};
+use datapath::port::{Role, Scope, SyncRole, VolumeCommand, VolumeReport};
+use datapath::storage::{IoCompletion, IoDone, IoFault, IoId, IoOperation};
+use datapath::volume::{Volume, VolumeConfig};
+use datapath::wire::{DataMessage, Incoming};
+
+const NONCE: ConnNonce = ConnNonce([7; 16]);
+const SESSION: Session = Session(5);
+const SIZE: u64 = 1 << 20;
+const IO_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A core and what it wanted done in the last turn.
+struct Bench {
+    volume: Volume,
+    gate: Gate,
+    now: Instant,
+    sent: Vec<DataMessage>,
+    replies: Vec<(u32, Completion)>,
+    submitted: Vec<(IoId, IoOperation)>,
+    reports: Vec<VolumeReport>,
+    closed: Vec<(Option<ClientId>, CloseReason)>,
+}
+
+impl Bench {
+    fn idle() -> Self {
+        let config = VolumeConfig {
+            index: VolumeIndex(0),
+            size: SIZE,
+            io_timeout: IO_TIMEOUT,
+            rules: Rules::ALL_HOLD,
+        };
+        let mut bench = Self {
+            volume: Volume::new(config),
+            gate: Gate::CLOSED,
+            now: Instant::from_nanos(1),
+            sent: Vec::new(),
+            replies: Vec::new(),
+            submitted: Vec::new(),
+            reports: Vec::new(),
+            closed: Vec::new(),
+        };
+        bench.volume.handle_link_up(NONCE);
+        bench.turn();
+        bench
+    }
+
+    /// In a session with an open gate.
+    fn serving(role: Role) -> Self {
+        let mut bench = Self::idle();
+        let sync = match role {
+            Role::Orderer => SyncRole::Source,
+            Role::Follower => SyncRole::Target,
+        };
+        bench.join(SESSION, sync);
+        bench.enter(SESSION, role);
+        bench.turn();
+        bench
+    }
+
+    fn join(&mut self, session: Session, role: SyncRole) {
+        self.command(VolumeCommand::Prepare { session, role });
+        let (conn_nonce, scope, seed) = (NONCE, Scope::Nothing, 0);
+        self.command(VolumeCommand::Compare { session, conn_nonce, role, scope, seed });
+    }
+
+    fn enter(&mut self, session: Session, role: Role) {
+        self.command(VolumeCommand::Enter { session, conn_nonce: NONCE, role });
+        let serve_gen = self.gate.serve_gen + 1;
+        self.gate = Gate { serve_gen, session, read_until: Instant::NEVER };
+    }
+
+    fn leave(&mut self, session: Session) {
+        self.gate = Gate { read_until: Instant::ZERO, ..self.gate };
+        self.command(VolumeCommand::Leave { session });
+    }
+
+    fn command(&mut self, command: VolumeCommand) {
+        self.volume.handle_command(self.now, command);
+        self.turn();
+    }
+
+    fn ask(&mut self, tag: u32, operation: Operation) {
+        self.volume.handle_request(id(tag), operation);
+        self.turn();
+    }
+
+    fn hear(&mut self, message: DataMessage) {
+        let incoming = Incoming { session: SESSION, conn_nonce: NONCE, message };
+        self.volume.handle_message(self.now, incoming);
+        self.turn();
+    }
+
+    fn complete(&mut self, id: IoId, result: Result<IoDone, IoFault>) {
+        self.volume.handle_completion(IoCompletion { id, result });
+        self.turn();
+    }
+
+    /// Completes the only I/O that the last turn submitted.
+    fn complete_it(&mut self) {
+        let [(id, operation)] = self.submitted.as_slice() else {
+            panic!("one I/O: {:?}", self.submitted)
+        };
+        let done = match operation {
+            IoOperation::Read { range } => {
+                IoDone::Data(Bytes::from(vec![0; range.length() as usize]))
+            }
+            _ => IoDone::Done,
+        };
+        let id = *id;
+        self.complete(id, Ok(done));
+    }
+
+    fn turn(&mut self) {
+        self.sent.clear();
+        self.replies.clear();
+        self.submitted.clear();
+        self.reports.clear();
+        self.closed.clear();
+        self.volume.settle(self.now, self.gate);
+        while let Some(action) = self.volume.poll_action() {
+            match action {
+                Action::Reply { id, completion } => self.replies.push((id.tag, completion)),
+                Action::CloseClient { client, why } => self.closed.push((Some(client), why)),
+                Action::CloseAllClients { why } => self.closed.push((None, why)),
+                Action::Submit { id, operation } => self.submitted.push((id, operation)),
+                Action::Send(message) => self.sent.push(message),
+                Action::Report(report) => self.reports.push(report),
+            }
+        }
+    }
+
+    fn is_silent(&self) -> bool {
+        self.sent.is_empty() && self.replies.is_empty() && self.submitted.is_empty()
+    }
+}
+
+fn id(tag: u32) -> RequestId {
+    RequestId { client: ClientId(u64::from(tag) / 10), tag }
+}
+
+fn range(block: u64, blocks: u64) -> ByteRange {
+    ByteRange::new(block * 512, blocks * 512).expect("small")
+}
+
+fn change(block: u64, blocks: u64, fua: bool) -> Write {
+    let data = Bytes::from(vec![1; blocks as usize * 512]);
+    Write { range: range(block, blocks), content: Content::Data(data), fua }
+}
+
+fn write(block: u64, blocks: u64) -> Operation {
+    Operation::Write(change(block, blocks, false))
+}
+
+fn read(block: u64, blocks: u64) -> Operation {
+    Operation::Read { range: range(block, blocks) }
+}
+
+fn commit(watermark: u64, more: &[u64]) -> DataMessage {
+    DataMessage::Commit { watermark, more: more.to_vec() }
+}
+
+#[test]
+fn the_follower_applies_its_own_write_only_in_its_place() {
+    let mut bench = Bench::serving(Role::Follower);
+    bench.ask(1, write(0, 8));
+    assert!(matches!(bench.sent.as_slice(), [DataMessage::WriteRequest { fid: 0, .. }]));
+    assert!(bench.submitted.is_empty(), "W1");
+    bench.hear(DataMessage::Ordered(vec![(0, 9)]));
+    assert!(bench.sent.is_empty());
+    bench.complete_it();
+    assert!(bench.is_silent(), "W4: the orderer has not said that it has it");
+    bench.hear(DataMessage::Applied(vec![9]));
+    assert_eq!(bench.replies, [(1, Completion::Done)]);
+    assert_eq!(bench.sent, [commit(9, &[])]);
+}
+
+#[test]
+fn the_orderer_keeps_the_range_until_both_have_the_write() {
+    let mut bench = Bench::serving(Role::Orderer);
+    bench.ask(1, write(0, 8));
+    assert!(matches!(bench.sent.as_slice(), [DataMessage::Repl { seq: 1, .. }]));
+    bench.complete_it();
+    bench.ask(2, write(7, 2));
+    assert!(bench.is_silent(), "D5: it overlaps");
+    bench.ask(3, write(9, 1));
+    assert!(matches!(bench.sent.as_slice(), [DataMessage::Repl { seq: 2, .. }]));
+    bench.hear(DataMessage::Ack(vec![1]));
+    assert_eq!(bench.replies, [(1, Completion::Done)]);
+    assert!(
+        matches!(
+            bench.sent.as_slice(),
+            [DataMessage::Repl { seq: 3, .. }, DataMessage::Commit { watermark: 1, more }]
+                if more.is_empty()
+        ),
+        "{:?}",
+        bench.sent
+    );
+}
+
+#[test]
+fn the_range_of_a_followers_write_stays_locked_until_its_commit() {
+    let mut bench = Bench::serving(Role::Orderer);
+    let wanted = change(0, 8, false);
+    bench.hear(DataMessage::WriteRequest { fid: 0, write: wanted });
+    assert_eq!(bench.sent, [DataMessage::Ordered(vec![(0, 1)])], "at once, no disk wait");
+    bench.complete_it();
+    assert_eq!(bench.sent, [DataMessage::Applied(vec![1])]);
+    bench.ask(1, write(4, 8));
+    bench.ask(2, read(0, 1));
+    assert!(bench.is_silent(), "W2, W3: it is not known to be on both");
+    bench.hear(commit(1, &[]));
+    assert!(matches!(bench.sent.as_slice(), [DataMessage::Repl { seq: 2, .. }]));
+    assert_eq!(bench.submitted.len(), 2, "the write, and the read that does not overlap it");
+}
+
+#[test]
+fn a_read_sees_only_what_both_have() {
+    let mut bench = Bench::serving(Role::Follower);
+    bench.hear(DataMessage::Repl { seq: 1, write: change(0, 8, false) });
+    bench.complete_it();
+    assert_eq!(bench.sent, [DataMessage::Ack(vec![1])]);
+    bench.ask(1, read(7, 2));
+    assert!(bench.is_silent(), "W3: applied, and not committed");
+    bench.hear(commit(1, &[]));
+    bench.complete_it();
+    assert!(
+        matches!(bench.replies.as_slice(), [(1, Completion::Data(data))] if data.len() == 1024)
+    );
+}
+
+#[test]
+fn one_slow_write_does_not_hold_back_what_is_said_of_the_others() {
+    let mut bench = Bench::serving(Role::Orderer);
+    for tag in 1..=3 {
+        bench.ask(tag, write(u64::from(tag) * 8, 8));
+        if tag > 1 {
+            bench.complete_it();
+        }
+    }
+    bench.hear(DataMessage::Ack(vec![2, 3]));
+    assert_eq!(bench.replies.len(), 2);
+    assert_eq!(bench.sent, [commit(0, &[2, 3])]);
+}
+
+#[test]
+fn what_a_peer_may_not_say_ends_the_connection_and_nothing_else() {
+    let outside = Write { range: range(SIZE / 512, 1), ..change(0, 1, false) };
+    let odd = Write { range: ByteRange::new(1, 512).expect("small"), ..change(0, 1, false) };
+    let sync = DataMessage::DigestRequest { id: 0, range: range(0, 1) };
+    let orderer = [
+        DataMessage::Repl { seq: 1, write: change(0, 1, false) },
+        DataMessage::Ordered(vec![(0, 1)]),
+        DataMessage::Applied(vec![1]),
+        DataMessage::Ack(vec![1]),
+        DataMessage::WriteRequest { fid: 1, write: change(0, 1, false) },
+        DataMessage::WriteRequest { fid: 0, write: outside.clone() },
+        DataMessage::WriteRequest { fid: 0, write: odd },
+        DataMessage::FlushAck { id: 0 },
+        commit(0, &[1]),
+        sync.clone(),
+    ];
+    let follower = [
+        DataMessage::WriteRequest { fid: 0, write: change(0, 1, false) },
+        DataMessage::Ack(vec![1]),
+        DataMessage::Ordered(vec![(0, 1)]),
+        DataMessage::Applied(vec![1]),
+        DataMessage::Repl { seq: 0, write: change(0, 1, false) },
+        DataMessage::Repl { seq: 1, write: outside },
+        DataMessage::SyncBlockAck { id: 3 },
+        sync,
+    ];
+    let cases = orderer.map(|m| (Role::Orderer, m)).into_iter();
+    for (role, message) in cases.chain(follower.map(|m| (Role::Follower, m))) {
+        let mut bench = Bench::serving(role);
+        let text = format!("{role:?} {message:?}");
+        bench.hear(message);
+        assert!(bench.is_silent(), "{text}");
+        assert!(matches!(bench.reports.as_slice(), [VolumeReport::LinkLost { .. }]), "{text}");
+    }
+}
+
+#[test]
+fn a_commit_of_what_is_not_applied_and_a_second_ack_end_the_connection() {
+    let mut bench = Bench::serving(Role::Follower);
+    bench.hear(DataMessage::Repl { seq: 1, write: change(0, 8, false) });
+    bench.hear(commit(1, &[]));
+    assert!(matches!(bench.reports.as_slice(), [VolumeReport::LinkLost { .. }]));
+    let mut bench = Bench::serving(Role::Orderer);
+    bench.ask(1, write(0, 8));
+    bench.hear(DataMessage::Ack(vec![1]));
+    assert!(bench.is_silent(), "this copy does not have it yet");
+    bench.hear(DataMessage::Ack(vec![1]));
+    assert!(matches!(bench.reports.as_slice(), [VolumeReport::LinkLost { .. }]));
+}
+
+#[test]
+fn messages_of_another_session_or_connection_are_dead() {
+    let mut bench = Bench::serving(Role::Follower);
+    let message = DataMessage::Repl { seq: 1, write: change(0, 8, false) };
+    let earlier = Session(SESSION.0 - 1);
+    for (session, conn_nonce) in [(earlier, NONCE), (SESSION, ConnNonce([8; 16]))] {
+        let message = message.clone();
+        bench.volume.handle_message(bench.now, Incoming { session, conn_nonce, message });
+        bench.turn();
+        assert!(bench.is_silent() && bench.reports.is_empty(), "G1");
+    }
+    bench.leave(SESSION);
+    bench.hear(message);
+    assert!(bench.is_silent(), "G1: the session was left");
+}
+
+#[test]
+fn a_peer_that_is_ahead_is_heard_when_the_group_has_said_so() {
+    let mut bench = Bench::idle();
+    bench.join(SESSION, SyncRole::Target);
+    bench.leave(SESSION);
+    let next = SESSION.next();
+    let message = DataMessage::DigestRequest { id: 0, range: range(0, 8) };
+    let incoming = Incoming { session: next, conn_nonce: NONCE, message };
+    bench.volume.handle_message(bench.now, incoming);
+    bench.turn();
+    assert!(bench.is_silent());
+    let role = SyncRole::Target;
+    bench.command(VolumeCommand::Prepare { session: next, role });
+    let (conn_nonce, scope, seed) = (NONCE, Scope::Everything, 0);
+    bench.command(VolumeCommand::Compare { session: next, conn_nonce, role, scope, seed });
+    assert!(matches!(bench.submitted.as_slice(), [(_, IoOperation::Read { .. })]));
+}
+
+#[test]
+fn held_requests_wait_for_the_gate_and_are_discarded_when_told() {
+    let mut bench = Bench::idle();
+    bench.ask(11, write(0, 8));
+    bench.ask(21, read(0, 8));
+    assert!(bench.is_silent());
+    bench.command(VolumeCommand::DiscardHeld);
+    assert_eq!(bench.closed, [(None, CloseReason::HeldTooLong)]);
+    bench.ask(31, read(0, 8));
+    assert_eq!(bench.closed, [(Some(ClientId(3)), CloseReason::NotServing)]);
+    bench.join(SESSION, SyncRole::Source);
+    bench.enter(SESSION, Role::Orderer);
+    bench.turn();
+    assert!(bench.is_silent(), "what was discarded is gone");
+    bench.ask(41, read(0, 8));
+    assert_eq!(bench.submitted.len(), 1);
+}
+
+#[test]
+fn a_target_gives_up_its_own_sent_writes_and_a_source_answers_them() {
+    for role in [SyncRole::Source, SyncRole::Target] {
+        let mut bench = Bench::serving(Role::Orderer);
+        bench.ask(11, write(0, 8));
+        bench.ask(12, write(0, 8));
+        bench.leave(SESSION);
+        assert!(
+            !bench.reports.iter().any(|report| matches!(report, VolumeReport::Quiet { .. })),
+            "W7: a write is under way"
+        );
+        let first = IoId(0);
+        bench.complete(first, Ok(IoDone::Done));
+        assert_eq!(bench.reports, [VolumeReport::Quiet { session: SESSION }]);
+        let next = SESSION.next();
+        bench.join(next, role);
+        match role {
+            SyncRole::Source => {
+                bench.enter(next, Role::Orderer);
+                bench.turn();
+                assert_eq!(bench.replies, [(11, Completion::Done)]);
+                assert!(matches!(bench.sent.as_slice(), [DataMessage::Repl { seq: 1, .. }]));
+            }
+            SyncRole::Target => {
+                bench.enter(next, Role::Follower);
+                bench.turn();
+                assert!(bench.is_silent(), "its client was closed, and what it held with it");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_client_of_a_write_that_was_given_up_is_closed() {
+    let mut bench = Bench::serving(Role::Follower);
+    bench.ask(11, write(0, 8));
+    bench.ask(21, read(100, 8));
+    bench.leave(SESSION);
+    let read = IoId(0);
+    bench.complete(read, Ok(IoDone::Data(Bytes::from(vec![0; 4096]))));
+    assert!(bench.replies.is_empty(), "I7");
+    bench.command(VolumeCommand::Prepare { session: SESSION.next(), role: SyncRole::Target });
+    assert_eq!(bench.closed, [(Some(ClientId(1)), CloseReason::WriteGivenUp)]);
+}
+
+#[test]
+fn a_drained_volume_has_answered_what_it_took_and_takes_no_more() {
+    let mut bench = Bench::serving(Role::Orderer);
+    bench.ask(1, write(0, 8));
+    bench.command(VolumeCommand::Drain { session: SESSION });
+    bench.ask(2, write(8, 8));
+    assert!(bench.is_silent());
+    bench.complete(IoId(0), Ok(IoDone::Done));
+    assert!(bench.reports.is_empty());
+    bench.hear(DataMessage::Ack(vec![1]));
+    assert_eq!(bench.replies, [(1, Completion::Done)]);
+    assert_eq!(bench.reports, [VolumeReport::Drained { session: SESSION }]);
+}
+
+#[test]
+fn a_failed_write_is_told_to_the_group_first_and_never_acknowledged() {
+    let mut bench = Bench::serving(Role::Follower);
+    bench.hear(DataMessage::Repl { seq: 1, write: change(0, 8, false) });
+    bench.hear(DataMessage::Repl { seq: 2, write: change(8, 8, false) });
+    bench.complete(IoId(0), Err(IoFault::NoSpace));
+    let fault = IoFault::NoSpace;
+    assert_eq!(bench.reports, [VolumeReport::DiskFailed { fault, operation: "write" }]);
+    assert!(bench.sent.is_empty(), "W8: the record comes first");
+    bench.complete(IoId(1), Ok(IoDone::Done));
+    assert!(bench.sent.is_empty(), "nothing is acknowledged from here on");
+    bench.command(VolumeCommand::FailureRecorded);
+    assert_eq!(bench.sent, [DataMessage::Nak { seq: 1 }]);
+}
+
+#[test]
+fn a_failed_read_is_an_error_of_its_host_alone() {
+    let mut bench = Bench::serving(Role::Orderer);
+    bench.ask(1, read(0, 8));
+    let [(io, _)] = bench.submitted.as_slice() else { panic!("one read") };
+    let io = *io;
+    bench.complete(io, Err(IoFault::System(5)));
+    assert_eq!(bench.replies, [(1, Completion::Failed(RequestError::Io))]);
+    assert!(bench.reports.is_empty());
+}
+
+#[test]
+fn a_silent_peer_is_reported_once_after_its_time() {
+    let mut bench = Bench::serving(Role::Orderer);
+    bench.ask(1, write(0, 8));
+    bench.complete_it();
+    let deadline = bench.volume.next_deadline().expect("it waits for the peer");
+    assert_eq!(deadline, bench.now + IO_TIMEOUT);
+    bench.now = deadline;
+    bench.turn();
+    assert_eq!(bench.reports, [VolumeReport::PeerStuck { session: SESSION, waited_ms: 2000 }]);
+    bench.turn();
+    assert!(bench.reports.is_empty() && bench.volume.next_deadline().is_none());
+}
+
+#[test]
+fn flushes_of_one_turn_are_one_and_later_ones_the_next() {
+    let mut bench = Bench::serving(Role::Follower);
+    bench.volume.handle_request(id(1), Operation::Flush);
+    bench.ask(2, Operation::Flush);
+    assert_eq!(bench.sent, [DataMessage::Flush { id: 0 }]);
+    let [(first, IoOperation::Flush)] = bench.submitted.as_slice() else { panic!("one flush") };
+    let first = *first;
+    bench.ask(3, Operation::Flush);
+    assert!(bench.is_silent());
+    bench.complete(first, Ok(IoDone::Done));
+    assert!(bench.replies.is_empty(), "P1: the peer has not flushed");
+    bench.hear(DataMessage::FlushAck { id: 0 });
+    assert_eq!(bench.replies.iter().map(|(tag, _)| *tag).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(bench.sent, [DataMessage::Flush { id: 1 }]);
+}
+
+#[test]
+fn a_flush_covers_what_was_acknowledged_while_another_one_was_under_way() {
+    let mut bench = Bench::serving(Role::Orderer);
+    bench.ask(1, Operation::Flush);
+    let flush = bench.submitted[0].0;
+    bench.ask(2, write(0, 8));
+    bench.complete_it();
+    bench.hear(DataMessage::Ack(vec![1]));
+    assert_eq!(bench.replies, [(2, Completion::Done)]);
+    bench.ask(3, Operation::Flush);
+    bench.complete(flush, Ok(IoDone::Done));
+    bench.hear(DataMessage::FlushAck { id: 0 });
+    assert_eq!(bench.replies, [(1, Completion::Done)], "the third has its own flush");
+    assert_eq!(bench.submitted.len(), 1);
+}
+
+#[test]
+fn a_read_that_outlives_its_gate_is_read_again() {
+    let mut bench = Bench::serving(Role::Orderer);
+    bench.ask(1, read(0, 8));
+    let [(io, _)] = bench.submitted.as_slice() else { panic!("one read") };
+    let io = *io;
+    let open = bench.gate;
+    bench.gate.read_until = Instant::ZERO;
+    bench.complete(io, Ok(IoDone::Data(Bytes::from(vec![0; 4096]))));
+    assert!(bench.is_silent(), "I9: the gate is closed");
+    bench.gate = open;
+    bench.turn();
+    bench.complete_it();
+    assert_eq!(bench.replies.len(), 1);
+}
+
+#[test]
+fn the_end_of_the_process_answers_what_is_held() {
+    let mut bench = Bench::idle();
+    bench.ask(1, write(0, 8));
+    bench.command(VolumeCommand::Shutdown);
+    assert_eq!(bench.replies, [(1, Completion::Failed(RequestError::ShuttingDown))]);
+    assert_eq!(bench.closed, [(None, CloseReason::Stopping)]);
+}
