@@ -5,6 +5,7 @@
 //!     sim sabotage [COUNT]     each rule broken, and the first seed that notices
 //!
 //! `--break RULE` breaks a rule; `--no-order` looks only at what hosts and bytes show.
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
