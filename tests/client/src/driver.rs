@@ -219,6 +219,7 @@ impl Running {
         for handle in self.workers {
             let worker = handle.join().expect("a worker does not panic");
             history.connections_lost[worker.node] += worker.connections_lost;
+            history.connections_silent += worker.connections_silent;
             history.wrong.extend(worker.wrong);
             history.records.extend(worker.records);
         }

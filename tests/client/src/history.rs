@@ -127,6 +127,8 @@ pub struct History {
     pub wrong: Vec<String>,
     /// Connections that ended before we ended them, by node.
     pub connections_lost: Vec<u64>,
+    /// Those of them on which requests were not answered for longer than the configured silence.
+    pub connections_silent: u64,
 }
 
 /// Numbers of a history that was found right.
@@ -147,6 +149,8 @@ pub struct Counts {
     pub block_operations: usize,
     /// Connections that ended before we ended them, by node.
     pub connections_lost: Vec<u64>,
+    /// Those of them on which requests were not answered for longer than the configured silence.
+    pub connections_silent: u64,
     /// Longest time between two acknowledgements, by node, in milliseconds.
     pub longest_gap_ms: Vec<u64>,
 }
@@ -167,7 +171,16 @@ impl History {
     /// A history of nothing, on an area that holds zeros.
     pub fn new(writer: u64, trim: TrimMeaning) -> Self {
         let (records, wrong, connections_lost) = (Vec::new(), Vec::new(), Vec::new());
-        Self { writer, trim, next_id: 1, initial: Vec::new(), records, wrong, connections_lost }
+        Self {
+            writer,
+            trim,
+            next_id: 1,
+            initial: Vec::new(),
+            records,
+            wrong,
+            connections_lost,
+            connections_silent: 0,
+        }
     }
 
     /// A new history on what an image holds now, for operations of the same writer: whatever
@@ -285,6 +298,7 @@ impl History {
             blocks: summary.blocks,
             block_operations: summary.block_operations,
             connections_lost: self.connections_lost.clone(),
+            connections_silent: self.connections_silent,
             longest_gap_ms: (0..nodes).map(|node| self.longest_gap_ns(node) / 1_000_000).collect(),
         }
     }

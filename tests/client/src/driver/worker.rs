@@ -17,7 +17,7 @@ use crate::connection::{ClientError, Connection, disconnect_header};
 use crate::history::{Action, Outcome, Record, decode_blocks};
 use crate::session::{Reply, Session};
 use crate::stamp;
-use crate::wire::Request;
+use crate::wire::{Request, errno};
 use crate::workload::{Planned, Workload};
 
 /// Pause between two attempts to connect.
@@ -46,6 +46,7 @@ pub(super) struct Worker {
     pub(super) records: Vec<Record>,
     pub(super) wrong: Vec<String>,
     pub(super) connections_lost: u64,
+    pub(super) connections_silent: u64,
 }
 
 /// What one connection has in flight.
@@ -58,6 +59,8 @@ struct Flight {
     out: BTreeMap<u64, usize>,
     heard: Instant,
     drain_until: Option<Instant>,
+    /// The server said that it stops: nothing more is asked here.
+    server_stops: bool,
 }
 
 impl Worker {
@@ -74,6 +77,7 @@ impl Worker {
             records: Vec::new(),
             wrong: Vec::new(),
             connections_lost: 0,
+            connections_silent: 0,
         }
     }
 
@@ -110,8 +114,14 @@ impl Worker {
 
     fn note_end(&mut self, error: &ClientError) {
         self.connections_lost += 1;
-        if let ClientError::Protocol(error) = error {
-            self.note_wrong(format!("node {}: {error}", self.node));
+        match error {
+            ClientError::Protocol(error) => {
+                self.note_wrong(format!("node {}: {error}", self.node));
+            }
+            ClientError::Io(error) if error.kind() == io::ErrorKind::TimedOut => {
+                self.connections_silent += 1;
+            }
+            _ => {}
         }
     }
 
@@ -132,12 +142,13 @@ impl Worker {
             out: BTreeMap::new(),
             heard: Instant::now(),
             drain_until: None,
+            server_stops: false,
         };
         let mut buffer = vec![0; READ_BYTES];
         loop {
             self.fill(&mut flight);
             flight.push_output()?;
-            if flight.out.is_empty() && self.shared.is_stopped() {
+            if flight.out.is_empty() && (flight.server_stops || self.shared.is_stopped()) {
                 return flight.leave();
             }
             flight.wait()?;
@@ -145,6 +156,7 @@ impl Worker {
                 let end_ns = now_ns();
                 while let Some(reply) = flight.session.poll_reply()? {
                     let index = flight.out.remove(&reply.cookie).expect("the session knows it");
+                    flight.server_stops |= reply.error == errno::ESHUTDOWN;
                     self.take_reply(index, reply, end_ns);
                 }
             }
@@ -154,7 +166,10 @@ impl Worker {
 
     /// Puts requests in flight up to the depth.
     fn fill(&mut self, flight: &mut Flight) {
-        while flight.out.len() < self.config.depth && !self.shared.is_stopped() {
+        while flight.out.len() < self.config.depth
+            && !flight.server_stops
+            && !self.shared.is_stopped()
+        {
             let Some(id) = self.shared.take_id() else { return };
             let planned = self.workload.plan();
             let request = self.request(planned, id);
