@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -41,12 +42,15 @@ impl Disk {
         disk
     }
 
-    /// Leaves `bytes` free, by a file beside the node's.
+    /// Leaves about `bytes` free, by a file beside the node's.
     pub fn fill(&self, bytes: u64) {
         let free = rustix::fs::statvfs(&self.mounted).expect("mounted");
         let free = free.f_bavail * free.f_frsize;
-        let length = free.checked_sub(bytes).expect("there is more than that").to_string();
-        run("fallocate", &["-l", &length, text(&self.filler())]);
+        let mut length = free.checked_sub(bytes).expect("there is more than that");
+        // The file's own extents, and what the node has not yet allocated, take some of it.
+        while !allocate(&self.filler(), length) {
+            length = length.checked_sub(64 << 10).expect("some of it can be had");
+        }
     }
 
     /// Gives back what [`Self::fill`] took.
@@ -156,4 +160,9 @@ fn unmount(path: &Path) {
 
 pub(super) fn text(path: &Path) -> &str {
     path.to_str().expect("a plain path")
+}
+
+fn allocate(file: &Path, length: u64) -> bool {
+    let status = Command::new("fallocate").args(["-l", &length.to_string(), text(file)]).status();
+    status.expect("fallocate (package util-linux) can be started").success()
 }

@@ -28,7 +28,9 @@ fn a_register_that_works_is_found_right() {
 #[test]
 fn a_lost_write_a_stale_read_and_a_flipped_bit_are_found() {
     for mistake in [Mistake::LosesWrites(50), Mistake::ReadsStale(50), Mistake::FlipsBits(50)] {
-        let history = run(config(mistake)).expect("reachable");
+        // Little in flight: what overlaps in time may be in any order and excuses much.
+        let config = Config { depth: 1, connections: 2, ..config(mistake) };
+        let history = run(config).expect("reachable");
         assert!(history.check().is_err(), "{mistake:?}");
     }
 }
