@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
