@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use client::connection::{ClientError, Connection, Target};
 use client::driver::Config;
 use client::history::History;
+use client::transport::load_identity;
+use client::wire::reply;
 use stretch_tests::chaos::proxy::{Direction, Proxy};
-use stretch_tests::real::pair::Pair;
+use stretch_tests::real::pair::{Pair, VOLUME};
 use stretch_tests::real::{isolated, soak};
 
 const SIZE: u64 = 64 << 20;
@@ -53,6 +56,33 @@ fn a_link_with_some_length_changes_nothing() {
         let counts = pair.close(&config, history);
         println!("{counts:?}");
         assert_eq!((counts.errors, counts.unknown, counts.connections_lost_total()), (0, 0, 0));
+    });
+}
+
+#[test]
+fn inside_tls_nothing_changes_and_nothing_is_served_outside() {
+    isolated("inside_tls_nothing_changes_and_nothing_is_served_outside", || {
+        let mut pair = Pair::prepare(SIZE);
+        for node in 0..2 {
+            pair.edit_config(node, "tls = \"off\"", "tls = \"required\"");
+        }
+        pair.start();
+        for node in 0..2 {
+            let refused = Connection::open(&Target::new(Pair::nbd(node), VOLUME));
+            match refused.expect_err("not inside TLS") {
+                ClientError::Refused { kind, .. } => assert_eq!(kind, reply::ERR_TLS_REQD),
+                error => panic!("{error}"),
+            }
+        }
+        let mut config = Pair::client(3);
+        let identity = pair.folder().join("pki").join("host1");
+        config.tls = Some(load_identity(&identity).expect("the demo made it"));
+        config.time = Some(soak(Duration::from_secs(3), Duration::from_secs(60)));
+        let history = client::driver::run(config.clone()).expect("both serve");
+        let counts = pair.close(&config, history);
+        println!("{counts:?}");
+        assert_eq!((counts.errors, counts.unknown, counts.connections_lost_total()), (0, 0, 0));
+        assert!(counts.overlapping >= 1_000, "only {} overlapping", counts.overlapping);
     });
 }
 

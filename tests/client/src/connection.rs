@@ -4,13 +4,16 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
+use rustls::ClientConfig;
 
 use crate::session::{ProtocolError, Reply, Session};
+use crate::transport::Transport;
 use crate::wire::{
     ExportInfo, FIXED_NEWSTYLE, GREETING_MAGIC, NO_ZEROES, OPTION_MAGIC, OPTION_REPLY_MAGIC,
     RECEIVE_BYTES_MAX, Request, RequestHeader, command, encode_info_request, encode_option, info,
@@ -74,6 +77,8 @@ pub struct Target {
     pub export: String,
     /// Ask for structured replies.
     pub structured: bool,
+    /// Ask for TLS first, with this identity.
+    pub tls: Option<Arc<ClientConfig>>,
     /// Longest wait for a connection, and for any reply of a blocking call.
     pub timeout: Duration,
 }
@@ -82,7 +87,8 @@ impl Target {
     /// `export` at `address`, with structured replies and 10 s of patience.
     pub fn new(address: SocketAddr, export: &str) -> Self {
         let timeout = Duration::from_secs(10);
-        Self { address, source: None, export: export.to_owned(), structured: true, timeout }
+        let export = export.to_owned();
+        Self { address, source: None, export, structured: true, tls: None, timeout }
     }
 }
 
@@ -134,7 +140,8 @@ pub struct OptionReply {
 /// A connection before GO.
 #[derive(Debug)]
 pub struct Haggling {
-    stream: TcpStream,
+    transport: Transport,
+    address: SocketAddr,
     server_flags: u16,
 }
 
@@ -148,15 +155,15 @@ impl Haggling {
         source: Option<IpAddr>,
         timeout: Duration,
     ) -> Result<Self, ClientError> {
-        let mut stream = dial(address, source, timeout)?;
-        if u64::from_be_bytes(receive(&mut stream)?) != GREETING_MAGIC {
+        let mut transport = Transport::plain(dial(address, source, timeout)?);
+        if u64::from_be_bytes(receive(&mut transport)?) != GREETING_MAGIC {
             return Err(ClientError::Handshake("no NBD greeting"));
         }
-        if u64::from_be_bytes(receive(&mut stream)?) != OPTION_MAGIC {
+        if u64::from_be_bytes(receive(&mut transport)?) != OPTION_MAGIC {
             return Err(ClientError::Handshake("an oldstyle greeting"));
         }
-        let server_flags = u16::from_be_bytes(receive(&mut stream)?);
-        Ok(Self { stream, server_flags })
+        let server_flags = u16::from_be_bytes(receive(&mut transport)?);
+        Ok(Self { transport, address, server_flags })
     }
 
     /// Handshake flags of the server.
@@ -169,7 +176,7 @@ impl Haggling {
     /// # Errors
     /// As the socket.
     pub fn answer(&mut self, client_flags: u32) -> Result<(), ClientError> {
-        Ok(self.stream.write_all(&client_flags.to_be_bytes())?)
+        Ok(send_all(&mut self.transport, &client_flags.to_be_bytes())?)
     }
 
     /// Sends our flags, as many of the server's as we know.
@@ -185,7 +192,7 @@ impl Haggling {
     /// # Errors
     /// As the socket.
     pub fn send(&mut self, option: u32, data: &[u8]) -> Result<(), ClientError> {
-        Ok(self.stream.write_all(&encode_option(option, data))?)
+        Ok(send_all(&mut self.transport, &encode_option(option, data))?)
     }
 
     /// Takes one option reply in.
@@ -193,17 +200,17 @@ impl Haggling {
     /// # Errors
     /// The socket fails or the reply is malformed. An error reply is a reply.
     pub fn receive(&mut self) -> Result<OptionReply, ClientError> {
-        if u64::from_be_bytes(receive(&mut self.stream)?) != OPTION_REPLY_MAGIC {
+        if u64::from_be_bytes(receive(&mut self.transport)?) != OPTION_REPLY_MAGIC {
             return Err(ClientError::Handshake("an option reply without its magic"));
         }
-        let option = u32::from_be_bytes(receive(&mut self.stream)?);
-        let kind = u32::from_be_bytes(receive(&mut self.stream)?);
-        let length = u32::from_be_bytes(receive(&mut self.stream)?);
+        let option = u32::from_be_bytes(receive(&mut self.transport)?);
+        let kind = u32::from_be_bytes(receive(&mut self.transport)?);
+        let length = u32::from_be_bytes(receive(&mut self.transport)?);
         if length > RECEIVE_BYTES_MAX {
             return Err(ClientError::Handshake("an option reply of an absurd length"));
         }
         let mut data = vec![0; length as usize];
-        self.stream.read_exact(&mut data)?;
+        self.transport.read_exact(&mut data)?;
         Ok(OptionReply { option, kind, data })
     }
 
@@ -242,6 +249,15 @@ impl Haggling {
         }
     }
 
+    /// Asks for TLS and goes on inside it; the handshake itself happens with the next bytes.
+    ///
+    /// # Errors
+    /// A refusal, a malformed reply, or the socket's.
+    pub fn start_tls(&mut self, config: Arc<ClientConfig>) -> Result<(), ClientError> {
+        self.ask_ok(option::STARTTLS, &[])?;
+        Ok(self.transport.start_tls(config, self.address.ip())?)
+    }
+
     /// Agrees on structured replies if wished, and enters transmission by GO.
     ///
     /// # Errors
@@ -258,25 +274,30 @@ impl Haggling {
             }
         }
         let session = Session::new(structured);
-        Ok(Connection { stream: self.stream, export: told, session, output: Vec::new() })
+        Ok(Connection { transport: self.transport, export: told, session, output: Vec::new() })
     }
 
     /// The socket, for sending anything.
     pub fn stream(&mut self) -> &mut TcpStream {
-        &mut self.stream
+        self.transport.stream()
     }
 }
 
-fn receive<const N: usize>(stream: &mut TcpStream) -> Result<[u8; N], ClientError> {
+fn send_all(transport: &mut Transport, bytes: &[u8]) -> io::Result<()> {
+    transport.write_all(bytes)?;
+    transport.flush()
+}
+
+fn receive<const N: usize>(transport: &mut Transport) -> Result<[u8; N], ClientError> {
     let mut bytes = [0; N];
-    stream.read_exact(&mut bytes)?;
+    transport.read_exact(&mut bytes)?;
     Ok(bytes)
 }
 
 /// A connection in the transmission phase.
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    transport: Transport,
     export: ExportInfo,
     session: Session,
     output: Vec<u8>,
@@ -290,6 +311,9 @@ impl Connection {
     pub fn open(target: &Target) -> Result<Self, ClientError> {
         let mut haggling = Haggling::begin(target.address, target.source, target.timeout)?;
         haggling.answer_usual()?;
+        if let Some(config) = &target.tls {
+            haggling.start_tls(config.clone())?;
+        }
         haggling.go(&target.export, target.structured)
     }
 
@@ -300,7 +324,7 @@ impl Connection {
 
     /// The socket, for sending anything.
     pub fn stream(&mut self) -> &mut TcpStream {
-        &mut self.stream
+        self.transport.stream()
     }
 
     /// Replies that are awaited.
@@ -309,8 +333,8 @@ impl Connection {
     }
 
     /// Socket and session apart, for a loop of the caller's own.
-    pub fn into_parts(self) -> (TcpStream, Session) {
-        (self.stream, self.session)
+    pub fn into_parts(self) -> (Transport, Session) {
+        (self.transport, self.session)
     }
 
     /// Sends a request and does not wait; returns its cookie.
@@ -320,7 +344,7 @@ impl Connection {
     pub fn send(&mut self, request: &Request) -> Result<u64, ClientError> {
         self.output.clear();
         let cookie = self.session.ask(request, &mut self.output);
-        self.stream.write_all(&self.output)?;
+        send_all(&mut self.transport, &self.output)?;
         Ok(cookie)
     }
 
@@ -331,8 +355,8 @@ impl Connection {
     pub fn send_raw(&mut self, header: RequestHeader, payload: &[u8]) -> Result<(), ClientError> {
         let read = (header.command == command::READ).then_some((header.offset, header.length));
         self.session.expect(header.cookie, read);
-        self.stream.write_all(&header.encode())?;
-        Ok(self.stream.write_all(payload)?)
+        send_all(&mut self.transport, &header.encode())?;
+        Ok(send_all(&mut self.transport, payload)?)
     }
 
     /// Waits for the next reply, whichever request it answers.
@@ -345,7 +369,7 @@ impl Connection {
             if let Some(reply) = self.session.poll_reply()? {
                 return Ok(reply);
             }
-            match self.stream.read(&mut bytes) {
+            match self.transport.read(&mut bytes) {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                 Ok(count) => self.session.feed(&bytes[..count]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -422,7 +446,7 @@ impl Connection {
     /// # Errors
     /// As the socket, and if the server sends anything but awaited replies first.
     pub fn disconnect(mut self) -> Result<(), ClientError> {
-        self.stream.write_all(&disconnect_header().encode())?;
+        send_all(&mut self.transport, &disconnect_header().encode())?;
         loop {
             match self.receive() {
                 Ok(_) => {}

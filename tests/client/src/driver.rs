@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
+use rustls::ClientConfig;
 
 use crate::connection::{ClientError, Connection, Target};
 use crate::history::{Action, History, Outcome, Record, TrimMeaning};
@@ -46,6 +47,8 @@ pub struct Config {
     pub trim: TrimMeaning,
     /// Half of the connections ask for structured replies if set, else none.
     pub structured: bool,
+    /// Ask for TLS, with this identity.
+    pub tls: Option<Arc<ClientConfig>>,
     /// Draws the requests.
     pub seed: u64,
     /// Names the run in every stamp.
@@ -70,6 +73,7 @@ impl Config {
             mix: Mix::ALL,
             trim: TrimMeaning::Either,
             structured: true,
+            tls: None,
             seed: 1,
             writer: now_ns(),
             silence: Duration::from_secs(15),
@@ -78,7 +82,8 @@ impl Config {
     }
 
     fn target(&self, node: usize, structured: bool) -> Target {
-        Target { structured, ..Target::new(self.nodes[node], &self.export) }
+        let tls = self.tls.clone();
+        Target { structured, tls, ..Target::new(self.nodes[node], &self.export) }
     }
 }
 

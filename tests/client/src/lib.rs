@@ -4,7 +4,7 @@
 //! It shares no code with the server, so that a misreading of the specification in one of the two
 //! is noticed by the other. Pure parts: [`wire`], [`session`], [`stamp`], [`workload`],
 //! [`linearizability`], [`history`]. Parts that touch sockets, threads and clocks: [`connection`],
-//! [`driver`].
+//! [`transport`], [`driver`].
 //! Not here: what must be true of the two images (`stretch-tests`, `checkers`).
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ pub mod history;
 pub mod linearizability;
 pub mod session;
 pub mod stamp;
+pub mod transport;
 pub mod wire;
 pub mod workload;
 

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use client::driver::{Config, run};
 use client::history::TrimMeaning;
+use client::transport::load_identity;
 use client::workload::Area;
 
 /// A workload whose every block says who wrote it, over several nodes of one volume at once.
@@ -49,6 +50,9 @@ struct Arguments {
     /// Do not ask for structured replies
     #[arg(long)]
     simple: bool,
+    /// Folder with ca-cert.pem, client-cert.pem and client-key.pem: ask for TLS
+    #[arg(long)]
+    tls: Option<PathBuf>,
     /// Write every request and its answer there, one JSON object a line
     #[arg(long)]
     history: Option<PathBuf>,
@@ -74,6 +78,9 @@ fn check(arguments: Arguments) -> Result<bool> {
     config.area = Area { offset: arguments.offset, length: arguments.length, ..config.area };
     config.seed = arguments.seed;
     config.structured = !arguments.simple;
+    if let Some(dir) = &arguments.tls {
+        config.tls = Some(load_identity(dir)?);
+    }
     if arguments.trim_zeroes {
         config.trim = TrimMeaning::Zeroes;
     }

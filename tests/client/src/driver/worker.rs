@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use crate::connection::{ClientError, Connection, disconnect_header};
 use crate::history::{Action, Outcome, Record, decode_blocks};
 use crate::session::{Reply, Session};
 use crate::stamp;
+use crate::transport::Transport;
 use crate::wire::{Request, errno};
 use crate::workload::{Planned, Workload};
 
@@ -51,7 +51,7 @@ pub(super) struct Worker {
 
 /// What one connection has in flight.
 struct Flight {
-    stream: TcpStream,
+    transport: Transport,
     session: Session,
     output: Vec<u8>,
     sent: usize,
@@ -89,8 +89,8 @@ impl Worker {
             match Connection::open(&target) {
                 Ok(connection) => {
                     unreachable_since = None;
-                    let (stream, session) = connection.into_parts();
-                    if let Err(error) = self.serve(stream, session) {
+                    let (transport, session) = connection.into_parts();
+                    if let Err(error) = self.serve(transport, session) {
                         self.note_end(&error);
                     }
                     self.connection += self.config.connections * self.config.nodes.len() as u64;
@@ -132,10 +132,10 @@ impl Worker {
     }
 
     /// Uses one connection until the run ends or the connection does.
-    fn serve(&mut self, stream: TcpStream, session: Session) -> Result<(), ClientError> {
-        stream.set_nonblocking(true)?;
+    fn serve(&mut self, mut transport: Transport, session: Session) -> Result<(), ClientError> {
+        transport.stream().set_nonblocking(true)?;
         let mut flight = Flight {
-            stream,
+            transport,
             session,
             output: Vec::new(),
             sent: 0,
@@ -237,7 +237,7 @@ impl Worker {
 impl Flight {
     fn push_output(&mut self) -> io::Result<()> {
         while self.sent < self.output.len() {
-            match self.stream.write(&self.output[self.sent..]) {
+            match self.transport.write(&self.output[self.sent..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => self.sent += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -247,16 +247,19 @@ impl Flight {
         }
         self.output.clear();
         self.sent = 0;
-        Ok(())
+        match self.transport.flush() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            done => done,
+        }
     }
 
     fn wait(&self) -> io::Result<()> {
         let mut events = PollFlags::IN;
-        if self.sent < self.output.len() {
+        if self.sent < self.output.len() || self.transport.wants_write() {
             events |= PollFlags::OUT;
         }
         let limit = Timespec::try_from(TURN).map_err(io::Error::other)?;
-        match poll(&mut [PollFd::new(&self.stream, events)], Some(&limit)) {
+        match poll(&mut [PollFd::new(self.transport.socket(), events)], Some(&limit)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -266,15 +269,12 @@ impl Flight {
     fn pull_input(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
         let mut any = false;
         loop {
-            match self.stream.read(buffer) {
+            match self.transport.read(buffer) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => {
                     self.session.feed(&buffer[..count]);
                     any = true;
                     self.heard = Instant::now();
-                    if count < buffer.len() {
-                        return Ok(any);
-                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(any),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -301,8 +301,8 @@ impl Flight {
 
     /// Says DISC; nothing is in flight.
     fn leave(mut self) -> Result<(), ClientError> {
-        self.stream.set_nonblocking(false)?;
-        self.stream.write_all(&disconnect_header().encode())?;
-        Ok(())
+        self.transport.stream().set_nonblocking(false)?;
+        self.transport.write_all(&disconnect_header().encode())?;
+        Ok(self.transport.close()?)
     }
 }
