@@ -16,7 +16,7 @@ const NOTICED_WITHIN: u64 = 1000;
 const SOAK_SEEDS: u64 = 10_000;
 
 /// What must occur beside the faults, in a long run.
-const OCCURS: [(&str, &[&str]); 14] = [
+const OCCURS: [(&str, &[&str]); 15] = [
     ("all clients closed", &["HeldTooLong", "Stopping"]),
     ("client closed", &["NotServing", "WriteGivenUp"]),
     ("amnesia", &["BadSlots", "OlderThanRun", "PlaceLost", "Recorded", "Volume"]),
@@ -85,6 +85,7 @@ const OCCURS: [(&str, &[&str]); 14] = [
         ],
     ),
     ("late message", &["between", "in a session"]),
+    ("thread", &["busy"]),
     ("power", &["loses nothing", "loses writes"]),
     ("record", &["Virgin", "Target", "Ready", "Active", "Stopped", "a place failed"]),
     (

@@ -7,7 +7,7 @@
 //! start, F5 to F8b, I7, I8, one session at a time.
 
 use base::range::ByteRange;
-use base::request::{Completion, RequestError, RequestId};
+use base::request::{Completion, Content, RequestError, RequestId};
 use base::time::{Duration, Instant};
 use control_plane::polarization::{Action, DurableStep};
 use control_plane::record::{NodeRecord, RecordState};
@@ -242,6 +242,7 @@ impl World {
             DataMessage::SyncBlockAck { .. } => ("SYNC_BLOCK_ACK", false),
         };
         self.coverage.count("data message", name);
+        self.check_sent(side, message);
         if of_session && thread.watch.left {
             let text = format!("node {side} sends {name} of volume {volume} after it left (I7)");
             self.report(Finding::order(text));
@@ -256,6 +257,23 @@ impl World {
         {
             self.report(Finding::order(format!("node {side} sends NAK before its record (W8)")));
         }
+    }
+
+    /// D7: a write whose connection the node has closed is not sent for the first time.
+    fn check_sent(&mut self, side: Side, message: &DataMessage) {
+        let (DataMessage::Repl { write, .. } | DataMessage::WriteRequest { write, .. }) = message
+        else {
+            return;
+        };
+        let Content::Data(data) = &write.content else { return };
+        let Ok(id) = data[16..24].try_into().map(u64::from_le_bytes) else { return };
+        let operation = &mut self.history.operations[id as usize - 1];
+        if operation.given_up && !operation.sent {
+            let text = format!("node {side} sends {operation:?}, whose client it closed (D7)");
+            self.report(Finding::order(text));
+            return;
+        }
+        operation.sent = true;
     }
 
     pub(super) fn check_report(
@@ -301,6 +319,10 @@ impl World {
         id: RequestId,
         completion: &Completion,
     ) {
+        if matches!(completion, Completion::Data(_)) && !thread.watch.open {
+            let text = format!("node {side} answers a read of volume {volume} while closed (I9)");
+            self.report(Finding::order(text));
+        }
         if !thread.watch.left || *completion == Completion::Failed(RequestError::ShuttingDown) {
             return;
         }

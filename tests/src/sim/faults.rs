@@ -247,6 +247,10 @@ pub(super) fn draw(rng: &mut ChaCha8Rng, from: Duration, to: Duration) -> Vec<Fa
     let mut times: Vec<u64> = (0..count)
         .map(|_| rng.random_range(from.as_millis() as u64..to.as_millis() as u64))
         .collect();
+    if rng.random_bool(0.25) {
+        // The very first join, too, does not go undisturbed.
+        times[0] = rng.random_range(1..100);
+    }
     times.sort_unstable();
     times
         .into_iter()

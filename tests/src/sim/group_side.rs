@@ -115,7 +115,7 @@ impl World {
 
     /// A letter for a volume; letters of one node keep their order.
     pub(super) fn post(&mut self, side: Side, volume: usize, letter: Letter) {
-        let delay = self.jitter(self.plan.latencies.hop);
+        let delay = self.hop();
         let (now, life) = (self.now, self.nodes[side].life);
         let thread = self.process(side).volumes[volume].as_mut().expect("no turn is under way");
         let at = (now + delay).max(thread.letter_at);
@@ -264,7 +264,7 @@ impl World {
 
     /// When something of this node was last delivered to its group in order.
     pub(super) fn send_report(&mut self, side: Side, volume: usize, report: VolumeReport) {
-        let delay = self.jitter(self.plan.latencies.hop);
+        let delay = self.hop();
         let (now, life) = (self.now, self.nodes[side].life);
         let process = self.process(side);
         let at: Instant = (now + delay).max(process.report_at);

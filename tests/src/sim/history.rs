@@ -41,6 +41,10 @@ pub(super) struct HostOperation {
     pub(super) invoke: u64,
     pub(super) end: Option<u64>,
     values: Vec<Value>,
+    /// It went to the other node.
+    pub(super) sent: bool,
+    /// Its node closed the connection that it came on.
+    pub(super) given_up: bool,
     /// Another one at the other node overlapped it in range and time.
     pub(super) contended: bool,
 }
@@ -140,6 +144,8 @@ impl History {
             invoke,
             end: None,
             values: Vec::new(),
+            sent: false,
+            given_up: false,
             contended: false,
         });
         self.operations.len() - 1

@@ -165,7 +165,7 @@ impl World {
     pub(super) fn close_client(&mut self, side: Side, client: ClientId) {
         for index in 0..self.hosts.len() {
             if self.hosts[index].side == side && self.hosts[index].client == Some(client) {
-                self.hosts[index].disconnected();
+                self.give_up(index);
                 self.wake_host(index);
             }
         }
@@ -175,10 +175,18 @@ impl World {
         for index in 0..self.hosts.len() {
             let host = &mut self.hosts[index];
             if host.side == side && host.volume == volume && host.client.is_some() {
-                host.disconnected();
+                self.give_up(index);
                 self.wake_host(index);
             }
         }
+    }
+
+    /// The node has closed the host's connection.
+    fn give_up(&mut self, index: usize) {
+        for operation in self.hosts[index].outstanding.values() {
+            self.history.operations[*operation].given_up = true;
+        }
+        self.hosts[index].disconnected();
     }
 
     /// Hosts give their connections up by themselves.

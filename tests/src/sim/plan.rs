@@ -45,8 +45,8 @@ pub(super) struct Plan {
     pub(super) late_links: bool,
     /// The machines keep the number of the newest record in memory.
     pub(super) run_files: bool,
-    /// Which node was initialised with `--source`, and whether its image holds something.
-    pub(super) source: usize,
+    /// Which node was initialised with `--source`, if any, and whether its image holds something.
+    pub(super) source: Option<usize>,
     pub(super) adopted: bool,
     pub(super) pair_id: PairId,
 }
@@ -63,6 +63,7 @@ impl Plan {
         let count = if rng.random_bool(0.2) { 2 } else { 1 };
         let volumes = (0..count).map(|_| VolumePlan::draw(&mut rng)).collect();
         let faults = faults::draw(&mut rng, FAULTS_FROM, FAULTS_TO);
+        let source = [None, Some(0), Some(1)][rng.random_range(0..3)];
         let bursts = (0..3)
             .map(|_| {
                 let at = Duration::from_millis(rng.random_range(300..14_000));
@@ -84,8 +85,8 @@ impl Plan {
             },
             late_links: rng.random_bool(0.3),
             run_files: rng.random_bool(0.5),
-            source: rng.random_range(0..2),
-            adopted: rng.random_bool(0.4),
+            source,
+            adopted: source.is_some() && rng.random_bool(0.4),
             pair_id: PairId(bytes(&mut rng)),
             rng,
         }
@@ -174,7 +175,7 @@ fn virgin(
         clean: false,
         io_failed: false,
         single: false,
-        source: side == plan.source,
+        source: Some(side) == plan.source,
         forced: false,
         solo_io_count: 0,
         grant_ttl_max_ms: 0,

@@ -1,8 +1,8 @@
 //! One node: what a machine keeps, and the process that runs on it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use base::ids::{ConnNonce, Ticket, VolumeIndex};
+use base::ids::{ClientId, ConnNonce, Ticket, VolumeIndex};
 use base::request::{Operation, RequestId};
 use base::time::Instant;
 use bytes::Bytes;
@@ -101,7 +101,7 @@ pub(super) struct VolumeThread {
 /// From a host.
 pub(super) enum Incoming {
     Request(RequestId, Box<Operation>),
-    Gone(base::ids::ClientId),
+    Gone(ClientId),
 }
 
 /// What a turn was about to do when its process was stopped.
@@ -129,6 +129,12 @@ pub(super) struct VolumeWatch {
     pub(super) left: bool,
     /// History's clock at the last `Entered`.
     pub(super) entered: u64,
+    /// The gate was open in the last sample.
+    pub(super) open: bool,
+    /// Clients up to this one were closed by the node.
+    pub(super) closed_until: u64,
+    /// And these.
+    pub(super) closed: BTreeSet<ClientId>,
     /// An acknowledgement was sent in this turn.
     pub(super) acknowledged: bool,
     /// Comparing as the target.
@@ -155,6 +161,13 @@ impl Process {
             report_at: Instant::ZERO,
             stopping: false,
         }
+    }
+}
+
+impl VolumeWatch {
+    /// Whether the node has closed this client's connection.
+    pub(super) fn has_closed(&self, client: ClientId) -> bool {
+        client.0 <= self.closed_until || self.closed.contains(&client)
     }
 }
 

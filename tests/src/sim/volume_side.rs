@@ -27,7 +27,7 @@ impl World {
     /// Makes sure that the thread has a turn soon.
     pub(super) fn wake(&mut self, side: Side, volume: usize) {
         let life = self.nodes[side].life;
-        let delay = self.jitter(self.plan.latencies.hop / 4);
+        let delay = self.hop() / 4;
         let Some(process) = self.nodes[side].process.as_mut() else { return };
         let Some(thread) = process.volumes[volume].as_mut() else { return };
         if !thread.awake {
@@ -78,6 +78,8 @@ impl World {
         if thread.core.load() < WRITES_MAX {
             while let Some(incoming) = thread.requests.pop_front() {
                 match incoming {
+                    // What comes on a closed connection is never read.
+                    Incoming::Request(id, _) if thread.watch.has_closed(id.client) => {}
                     Incoming::Request(id, operation) => thread.core.handle_request(id, *operation),
                     Incoming::Gone(client) => thread.core.handle_client_gone(client),
                 }
@@ -159,6 +161,7 @@ impl World {
     /// Sample, settle, act.
     fn settle_and_act(&mut self, side: Side, volume: usize, thread: &mut Thread) {
         let gate = self.process(side).gate;
+        thread.watch.open = gate.usable(self.now);
         thread.core.settle(self.now, gate);
         self.carry_out(side, volume, thread);
         self.flush_link(side, thread);
@@ -166,6 +169,7 @@ impl World {
 
     fn stop_in_turn(&mut self, side: Side, volume: usize, thread: &mut Thread, length: Duration) {
         let gate = self.process(side).gate;
+        thread.watch.open = gate.usable(self.now);
         thread.stopped_in = Some(match self.rng.random_range(0..3) {
             0 => MidTurn::Sample,
             1 => MidTurn::Settle(self.now, gate),
@@ -232,12 +236,14 @@ impl World {
                 Action::CloseClient { client, why } => {
                     self.trace.line(self.now, || format!("{side} closes {client:?}: {why}"));
                     self.coverage.count("client closed", format!("{why:?}"));
+                    thread.watch.closed.insert(client);
                     self.close_client(side, client);
                     thread.core.handle_client_gone(client);
                 }
                 Action::CloseAllClients { why } => {
                     self.trace.line(self.now, || format!("{side} closes all clients: {why}"));
                     self.coverage.count("all clients closed", format!("{why:?}"));
+                    thread.watch.closed_until = self.next_client;
                     self.close_clients(side, volume);
                 }
                 Action::Submit { id, operation } => {

@@ -17,7 +17,7 @@ use super::disk::DataDisk;
 use super::event::{Event, Side};
 use super::faults::{Step, Trigger};
 use super::finding::{Finding, FindingKind};
-use super::history::{Asked, History};
+use super::history::History;
 use super::hosts::{Host, stamped};
 use super::medium::{Machine, Medium};
 use super::net::Conn;
@@ -153,6 +153,15 @@ impl World {
         let factor = self.rng.random_range(1..=256);
         let long = if factor == 256 { 20 } else { 1 };
         Duration::from_nanos(base / 2 + base * factor * long / 256)
+    }
+
+    /// How long a thread of a node takes to notice something: now and then it is busy.
+    pub(super) fn hop(&mut self) -> Duration {
+        if self.rng.random_range(0..3000) == 0 {
+            self.coverage.count("thread", "busy");
+            return Duration::from_millis(self.rng.random_range(2..200));
+        }
+        self.jitter(self.plan.latencies.hop)
     }
 
     pub(super) fn report(&mut self, finding: Finding) {
@@ -326,12 +335,11 @@ fn initial_images(plan: &Plan, history: &mut History) -> [Vec<Vec<u8>>; 2] {
         for side in [0, 1] {
             images[side].push(vec![0; volume.work.size as usize]);
         }
-        if plan.adopted {
+        if let Some(source) = plan.source.filter(|_| plan.adopted) {
             let id = history.adopt(index, volume.work.hot);
-            debug_assert_eq!(history.operations.last().map(|o| o.asked), Some(Asked::Write));
             let (start, end) = (volume.work.hot.offset() as usize, volume.work.hot.end() as usize);
             let data = stamped(index, id, volume.work.hot);
-            images[plan.source][index][start..end].copy_from_slice(&data);
+            images[source][index][start..end].copy_from_slice(&data);
         }
     }
     images
