@@ -188,6 +188,12 @@ impl Volume {
             }
             return;
         }
+        if self.link != Some(incoming.conn_nonce)
+            && self.config.rules.hold(Rule::SessionCheckedAtApply)
+        {
+            // The connection broke a rule; what it still says is not obeyed.
+            return;
+        }
         if self.failed && self.config.rules.hold(Rule::FailedWriteNeverAcked) {
             return;
         }

@@ -99,8 +99,8 @@ impl SharedGate {
             return;
         }
         self.read_until.store(0, Ordering::SeqCst);
-        self.serve_gen.store(gate.serve_gen, Ordering::SeqCst);
         self.session.store(gate.session.0, Ordering::SeqCst);
+        self.serve_gen.store(gate.serve_gen, Ordering::SeqCst);
         self.read_until.store(gate.read_until.as_nanos(), Ordering::SeqCst);
     }
 

@@ -99,6 +99,12 @@ fn volume_refusal(
             x.size, y.size
         ));
     }
+    if x.trim_zeroes != y.trim_zeroes {
+        return Some(format!(
+            "TRIM of volume {index} means one thing at {a} and another at {b}: both nodes need \
+             the same version of stretch"
+        ));
+    }
     if x.disk_id == y.disk_id {
         return Some(format!(
             "{a} and {b} carry the same disk id for volume {index}: one folder is a copy of the \

@@ -544,7 +544,7 @@ impl Mirror {
             return Err(MirrorError::Role("ORDERED"));
         }
         for (fid, seq) in pairs {
-            if self.peers.contains_key(seq) || self.own.contains_key(seq) {
+            if *seq == 0 || self.peers.contains_key(seq) || self.own.contains_key(seq) {
                 return Err(number("ORDERED", *seq));
             }
             let slot = self.unordered.remove(fid).ok_or(number("ORDERED", *fid))?;

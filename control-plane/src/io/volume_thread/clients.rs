@@ -22,6 +22,8 @@ struct Connection {
     peer: SocketAddr,
     readable: bool,
     gone: bool,
+    /// Nothing can be sent any more.
+    broken: bool,
     /// Frees the client's place under the cap when the connection is dropped.
     _place: Place,
 }
@@ -58,8 +60,15 @@ impl Clients {
         if decrypted.is_err() {
             client.handle_connection_lost();
         }
-        let connection =
-            Connection { socket, client, peer, readable: true, gone: false, _place: place };
+        let connection = Connection {
+            socket,
+            client,
+            peer,
+            readable: true,
+            gone: false,
+            broken: false,
+            _place: place,
+        };
         self.connections.insert(id, connection);
         self.active.insert(id);
     }
@@ -226,11 +235,13 @@ impl Connection {
                 self.socket.queue(piece);
                 queued = true;
             }
-            if self.socket.wants_write() && self.socket.flush().is_err() {
+            if !self.broken && self.socket.wants_write() && self.socket.flush().is_err() {
+                self.broken = true;
                 self.client.handle_connection_lost();
             }
             // Room in the socket may let the client answer more of what it has.
-            self.client.handle_backlog(now, self.socket.backlog());
+            let backlog = if self.broken { 0 } else { self.socket.backlog() };
+            self.client.handle_backlog(now, backlog);
             if !queued {
                 break;
             }
@@ -238,10 +249,11 @@ impl Connection {
         match self.client.ended() {
             None => false,
             Some(end) => {
-                if end.is_orderly() && self.socket.wants_write() {
+                let sends = end.is_orderly() && !self.broken;
+                if sends && self.socket.wants_write() {
                     return false;
                 }
-                if end.is_orderly() {
+                if sends {
                     self.socket.finish();
                 }
                 info!(peer = %self.peer, reason = %end, "NBD client gone");
