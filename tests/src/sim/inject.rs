@@ -16,6 +16,8 @@ use super::world::{Stage, World};
 /// After everything healed both nodes are active within this time: a failed disk is left alone for
 /// 5 s.
 const HEALS_WITHIN: Duration = Duration::from_secs(8);
+/// From then on nothing of the faults is left.
+const SETTLES_WITHIN: Duration = Duration::from_millis(1500);
 /// How often the end of a run is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// Operations that a run has at least, and how many of them are acknowledged, and at the same time
@@ -492,7 +494,8 @@ impl World {
         for side in [0, 1] {
             self.start(side);
         }
-        if active {
+        // What was held up comes within a second, and a link that was cut may be given up then.
+        if active && self.now + (HEALS_WITHIN - SETTLES_WITHIN) >= until {
             self.stage = Stage::Peace;
             self.burst(8);
             return;
