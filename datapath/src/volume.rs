@@ -24,7 +24,9 @@ use tracing::{error, warn};
 
 use crate::compare::{Compare, WINDOW};
 use crate::gate::Gate;
-use crate::order::mirror::{self, Arrival, CarriedWrite, Mirror, SessionInfo};
+use crate::order::leave::CarriedWrite;
+use crate::order::mirror::{Arrival, Mirror, SessionInfo};
+use crate::order::writes;
 use crate::outbox::{Action, CloseReason, IoUse, Outbox};
 use crate::port::{Role, SyncRole, VolumeCommand, VolumeReport};
 use crate::storage::{IoCompletion, IoDone, IoFault};
@@ -406,7 +408,7 @@ impl Volume {
         if let Some(carried) = self.carried.iter_mut().find(|carried| !carried.applied) {
             carried.in_flight = true;
             let used_for = IoUse::Carried { arrival: carried.arrival };
-            self.out.submit(used_for, mirror::operation(&carried.write, carried.write.fua));
+            self.out.submit(used_for, writes::operation(&carried.write, carried.write.fua));
             return;
         }
         self.phase = Phase::Idle;

@@ -1,7 +1,12 @@
 //! The order of overlapping writes and what may be read meanwhile (PROTOCOL 2.6).
 
+pub mod leave;
 pub mod mirror;
+pub mod peer;
 pub mod ranges;
 
 mod flush;
+mod live;
+mod reads;
 mod told;
+pub(crate) mod writes;

@@ -2,7 +2,7 @@
 //!
 //! Owns: which entries wait for which. An entry is granted when no older overlapping entry that
 //! conflicts with it is left; as entries wait for older ones only, nothing can wait in a circle.
-//! Not here: what a lock is held for (`mirror.rs`).
+//! Not here: what a lock is held for (`writes.rs`, `reads.rs`).
 
 use std::collections::BTreeMap;
 

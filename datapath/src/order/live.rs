@@ -1,0 +1,60 @@
+//! What is under way in a session at one node.
+
+use base::range::ByteRange;
+use base::request::{RequestId, Write};
+use base::rules::{Rule, Rules};
+use base::time::Instant;
+
+use super::ranges::LockId;
+use crate::storage::{IoDone, IoFault};
+
+/// Whose an entry of the lock queue is, by its slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Owner {
+    Write(usize),
+    Read(usize),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Origin {
+    /// Of a host attached here.
+    Own { request: RequestId, arrival: u64 },
+    /// Of a host attached at the peer.
+    Peer,
+}
+
+#[derive(Debug)]
+pub(super) struct LiveWrite {
+    pub(super) origin: Origin,
+    /// The follower's number for its own write.
+    pub(super) fid: Option<u64>,
+    pub(super) seq: Option<u64>,
+    pub(super) write: Write,
+    pub(super) lock: Option<LockId>,
+    pub(super) submitted: bool,
+    /// This node's copy has it.
+    pub(super) here: bool,
+    /// The peer said that its copy has it.
+    pub(super) there: bool,
+    /// It was answered too early: only a broken rule does that.
+    pub(super) replied: bool,
+    pub(super) since: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct LiveRead {
+    pub(super) request: RequestId,
+    pub(super) arrival: u64,
+    pub(super) range: ByteRange,
+    pub(super) lock: LockId,
+    /// The gate's generation at admission.
+    pub(super) serve_gen: u64,
+    pub(super) submitted: bool,
+    pub(super) result: Option<Result<IoDone, IoFault>>,
+}
+
+impl LiveWrite {
+    pub(super) fn lock_was_ignored(&self, rules: Rules) -> bool {
+        self.submitted && !rules.hold(Rule::RangeLocked)
+    }
+}
