@@ -3,8 +3,15 @@
 //! Owns: the client's requests in flight.   In: bytes, completions, the state of the socket.
 //! Out: checked requests, bytes of replies, and that the connection is over.
 //! Invariants: a request is answered exactly once or its connection ends; a tag is used again only
-//! after its completion came; nothing is allocated by a length that was not checked; the bytes of
-//! requests and unsent replies of one client are bounded.
+//! after its completion came; nothing is allocated by a length that was not checked. G2a a change
+//! that is whole in memory goes to the volume at once, also above the caps: only what changes
+//! nothing waits here for room.
+//!
+//! Memory of one client: the caps of `limits` bound what is begun while there is room, and above
+//! them nothing is received. So a piece of input that was received below them brings at most
+//! itself on top: `CLIENT_BYTES_MAX` and one piece of payload, `CLIENT_REQUESTS_MAX` and one
+//! piece's headers of requests, one piece of what waits, and `CLIENT_BACKLOG_MAX`, one largest
+//! read and one piece's worth of refusals of replies.
 //! Faults assumed: the client may send anything, stop reading or vanish at any byte.
 //! Not here: the socket (`base::io::socket`), who serves and when (datapath), ghost writes: the
 //! shell checks the socket before a write gets its place (PROTOCOL 2.6 G2), except after a
@@ -89,7 +96,8 @@ enum Phase {
 /// What the next byte is.
 #[derive(Debug)]
 enum Input {
-    /// Of a request's header, of which so many bytes are here. A whole one waits for room.
+    /// Of a request's header, of which so many bytes are here. A whole one is of a write that has
+    /// no room and has not come as a whole.
     Header(usize),
     /// Of the payload of a write that will be asked for.
     Payload { payload: PayloadBuf, request: Request, write: Write, begun: Instant },
@@ -113,8 +121,10 @@ pub struct Client {
     phase: Phase,
     header: [u8; REQUEST_BYTES],
     input: Input,
-    /// Bytes behind a request that has no room yet.
+    /// Bytes behind the header of a write that waits for room.
     held: BytesMut,
+    /// What changes nothing and waits for room, oldest first.
+    parked: VecDeque<Request>,
     requests: Requests,
     ready: VecDeque<(u32, Operation)>,
     replies: Replies,
@@ -132,6 +142,7 @@ impl Client {
             header: [0; REQUEST_BYTES],
             input: Input::Header(0),
             held: BytesMut::new(),
+            parked: VecDeque::new(),
             requests: Requests::default(),
             ready: VecDeque::new(),
             replies,
@@ -144,8 +155,9 @@ impl Client {
         &self.terms
     }
 
-    /// Bytes came. All are taken; while [`Self::wants_input`] says no they are kept, so a shell
-    /// that asks before it receives bounds them by what it receives at a time.
+    /// Bytes came. All are taken, and every change that has come as a whole is handed out at once
+    /// (G2a); so a shell that asks [`Self::wants_input`] before it receives bounds what is kept
+    /// above the caps by what it receives at a time.
     pub fn handle_bytes(&mut self, now: Instant, bytes: &[u8]) {
         if self.held.is_empty() {
             let used = self.take_all(now, bytes);
@@ -236,16 +248,17 @@ impl Client {
             return false;
         }
         match self.input {
-            Input::Payload { .. } | Input::Skip { .. } => true,
+            // Its bytes have their room.
+            Input::Payload { .. } => true,
             Input::Header(REQUEST_BYTES) => false,
-            Input::Header(_) => self.requests.has_room() && !self.is_backlogged(),
+            Input::Header(_) | Input::Skip { .. } => self.is_below_caps(1),
         }
     }
 
     /// The connection is over and may be closed: at once, or because nothing is left to do or to
     /// send.
     pub fn ended(&self) -> Option<End> {
-        let idle = self.requests.is_empty() && self.replies.is_empty();
+        let idle = self.requests.is_empty() && self.parked.is_empty() && self.replies.is_empty();
         match self.phase {
             Phase::Over(end) => Some(end),
             Phase::Leaving => idle.then_some(End::Disconnected),
@@ -292,6 +305,13 @@ impl Client {
 
     /// Goes on with what waited for room.
     fn resume(&mut self, now: Instant) {
+        while let Some(request) = self.parked.front().copied() {
+            let checked = self.check(&request);
+            if !self.answer(now, &request, checked) {
+                break;
+            }
+            self.parked.pop_front();
+        }
         let mut held = std::mem::take(&mut self.held);
         let used = self.take_all(now, &held);
         held.advance(used);
@@ -321,7 +341,7 @@ impl Client {
                 self.header[*filled..*filled + count].copy_from_slice(&bytes[..count]);
                 *filled += count;
                 let whole = *filled == REQUEST_BYTES;
-                (count, whole && self.handle_header(now))
+                (count, whole && self.handle_header(now, &bytes[count..]))
             }
             Input::Payload { payload, .. } => {
                 let count = payload.fill_from(bytes);
@@ -345,8 +365,8 @@ impl Client {
         }
     }
 
-    /// A request's header is whole. `false`: there is no room for it now.
-    fn handle_header(&mut self, now: Instant) -> bool {
+    /// A request's header is whole and `behind` has followed it. `false`: it is a write that waits.
+    fn handle_header(&mut self, now: Instant, behind: &[u8]) -> bool {
         let request = match Request::parse(&self.header) {
             Ok(request) => request,
             Err(magic) => {
@@ -358,58 +378,84 @@ impl Client {
             self.phase = Phase::Leaving;
             return true;
         }
-        if self.is_backlogged() {
-            return false;
-        }
-        let checked = match self.phase {
-            Phase::Stopping => Err(RequestError::ShuttingDown.into()),
-            _ => check::check(&request, &self.terms).map_err(Failure::Refused),
-        };
-        match checked {
-            Err(failure) => self.refuse(&request, failure),
-            Ok(Checked::Nothing) => {
+        match self.check(&request) {
+            Ok(Checked::Receive(write)) => return self.receive(now, request, write, behind),
+            Err(failure) if request.payload_bytes() > 0 => self.skip(&request, failure),
+            Ok(Checked::Ask(operation @ Operation::Write(_))) => {
                 self.input = Input::Header(0);
-                self.replies.put_done(request.cookie, request.command);
+                self.begin(now, &request, 0, operation);
             }
-            Ok(Checked::Ask(operation)) => return self.ask(now, &request, operation),
-            Ok(Checked::Receive(write)) => return self.receive(now, request, write),
+            checked => {
+                self.input = Input::Header(0);
+                if !self.parked.is_empty() || !self.answer(now, &request, checked) {
+                    self.parked.push_back(request);
+                }
+            }
         }
         true
     }
 
-    fn refuse(&mut self, request: &Request, failure: Failure) {
+    fn check(&self, request: &Request) -> Result<Checked, Failure> {
+        match self.phase {
+            Phase::Stopping => Err(RequestError::ShuttingDown.into()),
+            Phase::Open | Phase::Leaving | Phase::Over(_) => {
+                check::check(request, &self.terms).map_err(Failure::Refused)
+            }
+        }
+    }
+
+    /// Refuses a request when its payload has passed by.
+    fn skip(&mut self, request: &Request, failure: Failure) {
         let missing = request.payload_bytes();
         if missing > SKIPPED_BYTES_MAX {
             self.hang_up(End::AbsurdLength(missing));
-        } else if missing > 0 {
+        } else {
             let Request { cookie, command, .. } = *request;
             self.input = Input::Skip { missing, cookie, command, failure };
-        } else {
-            self.input = Input::Header(0);
-            self.fail(request.command, request.cookie, failure);
         }
     }
 
-    fn ask(&mut self, now: Instant, request: &Request, operation: Operation) -> bool {
-        let charge = match operation {
-            Operation::Read { range } => range.length(),
-            Operation::Write(_) | Operation::Flush | Operation::Cache { .. } => 0,
-        };
-        if !self.has_room(charge) {
+    /// Does what a request without payload needs. `false`: there is no room for it now.
+    fn answer(
+        &mut self,
+        now: Instant,
+        request: &Request,
+        checked: Result<Checked, Failure>,
+    ) -> bool {
+        if self.is_backlogged() {
             return false;
         }
-        self.input = Input::Header(0);
-        let tag = self.requests.begin(Entry::new(request, charge, now));
-        self.ready.push_back((tag, operation));
+        match checked {
+            Err(failure) => self.fail(request.command, request.cookie, failure),
+            Ok(Checked::Nothing) => self.replies.put_done(request.cookie, request.command),
+            Ok(Checked::Ask(operation)) => {
+                let charge = match operation {
+                    Operation::Read { range } => range.length(),
+                    Operation::Write(_) | Operation::Flush | Operation::Cache { .. } => 0,
+                };
+                if !self.has_room(charge) {
+                    return false;
+                }
+                self.begin(now, request, charge, operation);
+            }
+            Ok(Checked::Receive(_)) => unreachable!("a payload is received before its answer"),
+        }
         true
     }
 
-    fn receive(&mut self, now: Instant, request: Request, write: Write) -> bool {
-        if !self.has_room(write.range.length()) {
+    fn begin(&mut self, now: Instant, request: &Request, charge: u64, operation: Operation) {
+        let tag = self.requests.begin(Entry::new(request, charge, now));
+        self.ready.push_back((tag, operation));
+    }
+
+    /// Begins the payload of a write that has room, or that `behind` has as a whole already.
+    fn receive(&mut self, now: Instant, request: Request, write: Write, behind: &[u8]) -> bool {
+        // The check has bounded the length by the largest payload.
+        let length = request.length as usize;
+        if behind.len() < length && !self.is_below_caps(length as u64) {
             return false;
         }
-        // The check has bounded the length by the largest payload.
-        let payload = PayloadBuf::with_length(request.length as usize);
+        let payload = PayloadBuf::with_length(length);
         self.input = Input::Payload { payload, request, write, begun: now };
         true
     }
@@ -425,13 +471,19 @@ impl Client {
             return self.fail(request.command, request.cookie, failure);
         }
         write.content = Content::Data(payload.freeze());
-        let tag = self.requests.begin(Entry::new(&request, write.range.length(), begun));
-        self.ready.push_back((tag, Operation::Write(write)));
+        let charge = write.range.length();
+        self.begin(begun, &request, charge, Operation::Write(write));
     }
 
+    /// Whether nothing waits and `charge` bytes more have room.
+    fn is_below_caps(&self, charge: u64) -> bool {
+        self.parked.is_empty() && self.has_room(charge)
+    }
+
+    /// Whether `charge` bytes more stay within the caps.
     fn has_room(&self, charge: u64) -> bool {
         let used = self.requests.bytes() + self.unsent_bytes() as u64;
-        self.requests.has_room() && used + charge <= CLIENT_BYTES_MAX
+        self.requests.has_room() && !self.is_backlogged() && used + charge <= CLIENT_BYTES_MAX
     }
 
     fn reply(&mut self, entry: Entry, completion: Completion) {
@@ -460,6 +512,7 @@ impl Client {
         self.phase = Phase::Over(end);
         self.input = Input::Header(0);
         self.held = BytesMut::new();
+        self.parked.clear();
         self.replies.mute();
         while let Some((tag, _)) = self.ready.pop_front() {
             self.requests.withdraw(tag);
@@ -473,6 +526,12 @@ impl Client {
         }
         if !self.held.is_empty() {
             assert!(matches!(self.input, Input::Header(REQUEST_BYTES)), "bytes wait for a reason");
+            let write =
+                Request::parse(&self.header).map(|request| request.payload_bytes() as usize);
+            assert!(
+                write.is_ok_and(|length| self.held.len() < length),
+                "G2a: a write that is whole in memory is handed out"
+            );
         }
     }
 }

@@ -456,7 +456,7 @@ fn a_stopping_node_answers_everything_and_leaves() {
 fn requests_are_bounded_and_the_rest_waits_in_order() {
     let mut client = Client::new(terms(false));
     let count = CLIENT_REQUESTS_MAX as u64 + 10;
-    let bytes: Vec<u8> = (0..count).flat_map(|n| write(n, n * 512, &[n as u8; 512])).collect();
+    let bytes: Vec<u8> = (0..count).flat_map(|n| header(FLUSH, 0, n, 0, 0)).collect();
     client.handle_bytes(NOW, &bytes);
     assert!(!client.wants_input());
     assert_eq!(client.requests_in_flight(), CLIENT_REQUESTS_MAX);
@@ -472,6 +472,81 @@ fn requests_are_bounded_and_the_rest_waits_in_order() {
     assert_eq!(complete_all(&mut client).len(), 10);
     let said = split_simple(&output(&mut client), |_| 0);
     assert_eq!(said, (0..count).map(done).collect::<Vec<_>>());
+}
+
+/// G2a: above the caps a change that has come is known to the volume all the same; a write of
+/// which a part is missing waits, and so does what changes nothing.
+#[test]
+fn changes_that_came_are_handed_out_above_the_caps() {
+    let mut client = Client::new(terms(false));
+    let full: Vec<u8> =
+        (0..CLIENT_REQUESTS_MAX as u64).flat_map(|n| header(READ, 0, n, 0, 256 << 10)).collect();
+    client.handle_bytes(NOW, &full);
+    assert_eq!(client.bytes_in_flight(), CLIENT_BYTES_MAX);
+    while client.poll_request().is_some() {}
+    let mut rest = header(READ, 0, 1000, 0, 512);
+    rest.extend(write(1001, 512, &[1; 512]));
+    rest.extend(header(TRIM, 0, 1002, 1024, 512));
+    rest.extend(header(FLUSH, 0, 1003, 0, 0));
+    rest.extend(write(1004, 2048, &[4; 1024]));
+    let (come, missing) = rest.split_at(rest.len() - 100);
+    client.handle_bytes(NOW, come);
+    let changed: Vec<_> = std::iter::from_fn(|| client.poll_request())
+        .map(|(_, operation)| match operation {
+            Operation::Write(Write { range, .. }) => range,
+            other => panic!("{other:?} has no room"),
+        })
+        .collect();
+    assert_eq!(changed, [range(512, 512), range(1024, 512)]);
+    assert!(!client.wants_input(), "nothing is received above the caps");
+    client.handle_bytes(NOW, missing);
+    assert!(
+        matches!(client.poll_request(), Some((_, Operation::Write(w))) if w.range.offset() == 2048)
+    );
+    assert_eq!(client.poll_request(), None, "the read and the flush wait");
+}
+
+#[test]
+fn nothing_is_received_above_the_caps_whatever_the_next_byte_is() {
+    let part = |length: u32| [header(WRITE, 0, 0, 0, length), vec![1; 2]].concat();
+    for last in [vec![], vec![0x25, 0x60], part(512), part(3), header(WRITE, 0, 0, 0, 512)] {
+        let mut client = Client::new(terms(false));
+        let count = CLIENT_REQUESTS_MAX as u64;
+        let full: Vec<u8> = (0..count).flat_map(|n| header(TRIM, 0, n, 0, 512)).collect();
+        client.handle_bytes(NOW, &[full, last].concat());
+        assert!(!client.wants_input());
+        complete_all(&mut client);
+        output(&mut client);
+        assert!(client.wants_input());
+    }
+}
+
+#[test]
+fn what_waits_at_a_goodbye_is_done_before_the_end() {
+    let mut client = Client::new(terms(false));
+    let count = CLIENT_REQUESTS_MAX as u64 + 1;
+    let mut bytes: Vec<u8> = (0..count).flat_map(|n| header(FLUSH, 0, n, 0, 0)).collect();
+    bytes.extend(header(DISC, 0, 0, 0, 0));
+    client.handle_bytes(NOW, &bytes);
+    assert!(client.has_said_goodbye());
+    assert_eq!(complete_all(&mut client).len() as u64, count);
+    assert_eq!(split_simple(&output(&mut client), |_| 0).len() as u64, count);
+    assert_eq!(client.ended(), Some(End::Disconnected));
+}
+
+#[test]
+fn what_waits_for_room_is_refused_when_the_node_stops() {
+    let mut client = Client::new(terms(false));
+    let full: Vec<u8> =
+        (0..CLIENT_REQUESTS_MAX as u64).flat_map(|n| header(FLUSH, 0, n, 0, 0)).collect();
+    client.handle_bytes(NOW, &full);
+    while client.poll_request().is_some() {}
+    client.handle_bytes(NOW, &header(FLUSH, 0, 1000, 0, 0));
+    client.handle_bytes(NOW, &write(1001, 0, &[1; 512])[..100]);
+    client.handle_shutdown(NOW);
+    client.handle_bytes(NOW, &[1; 512 + REQUEST_BYTES - 100]);
+    let refused = |cookie| Simple { cookie, errno: ESHUTDOWN };
+    assert_eq!(split_simple(&output(&mut client), |_| 0), [1000, 1001].map(refused));
 }
 
 #[test]
@@ -673,9 +748,9 @@ proptest! {
             if shutdown_at == Some(index) {
                 client.handle_shutdown(NOW);
             }
-            prop_assert!(client.requests_in_flight() <= CLIENT_REQUESTS_MAX);
+            prop_assert!(client.requests_in_flight() <= CLIENT_REQUESTS_MAX + 60);
             prop_assert!(client.bytes_in_flight() <= CLIENT_BYTES_MAX);
-            prop_assert!(client.held.len() <= 60 * (REQUEST_BYTES + 4096));
+            prop_assert!(client.held.len() <= 1024);
         }
         let mut answers = split_structured(&said);
         while client.requests_in_flight() > 0 || client.unsent_bytes() > 0 {
@@ -688,6 +763,62 @@ proptest! {
         let mut cookies: Vec<u64> = answers.iter().map(Reply::cookie).collect();
         cookies.sort_unstable();
         prop_assert_eq!(cookies, (0..sent).collect::<Vec<_>>());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever a client sends while nothing is completed and nobody reads its replies: every
+    /// change that has come as a whole is at the volume (G2a), and memory has its bound.
+    #[test]
+    fn a_flood_is_known_to_the_volume_and_bounded(
+        numbers in prop::collection::vec((0usize..6, any::<u16>()), 1..40),
+        piece in 40usize..3000,
+        completed in 0usize..4,
+    ) {
+        let mut client = Client::new(terms(true));
+        let mut input = Vec::new();
+        // Where each change ends in the input.
+        let mut changes = Vec::new();
+        while input.len() < 200_000 {
+            for (kind, number) in &numbers {
+                let length = u32::from(*number) % 4000 / 512 * 512 + 512;
+                match kind {
+                    0 => input.extend(header(READ, 0, 1, 0, length << 9)),
+                    1 => input.extend(write(1, 0, &vec![1; length as usize])),
+                    2 => input.extend(header(ZEROES, 0, 1, 0, length)),
+                    3 => input.extend([header(WRITE, 0, 1, 7, 3), vec![0; 3]].concat()),
+                    4 => input.extend(header(99, 0, 1, 0, 0)),
+                    _ => input.extend(header(FLUSH, 0, 1, 0, 0)),
+                }
+                if matches!(kind, 1 | 2) {
+                    changes.push(input.len());
+                }
+            }
+        }
+        let (mut fed, mut known) = (0, 0);
+        while client.wants_input() && fed < input.len() {
+            let end = (fed + piece).min(input.len());
+            client.handle_bytes(NOW, &input[fed..end]);
+            fed = end;
+            for _ in 0..completed {
+                let Some((tag, operation)) = client.poll_request() else { break };
+                known += usize::from(matches!(operation, Operation::Write(_)));
+                client.handle_completion(NOW, tag, completion_of(&operation));
+            }
+            while let Some((_, operation)) = client.poll_request() {
+                known += usize::from(matches!(operation, Operation::Write(_)));
+            }
+            let come = changes.iter().filter(|change| **change <= fed).count();
+            prop_assert_eq!(known, come, "G2a");
+            let headers = piece / REQUEST_BYTES + 1;
+            prop_assert!(client.requests_in_flight() <= CLIENT_REQUESTS_MAX + headers);
+            prop_assert!(client.bytes_in_flight() <= CLIENT_BYTES_MAX + piece as u64);
+            prop_assert!(client.parked.len() <= headers && client.held.len() <= piece);
+            let replies = CLIENT_BACKLOG_MAX + (4 << 20) + headers * REPLY_BYTES_MAX;
+            prop_assert!(client.unsent_bytes() <= replies);
+        }
     }
 }
 

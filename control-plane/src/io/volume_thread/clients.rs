@@ -83,19 +83,26 @@ impl Clients {
         }
     }
 
-    /// Whether the next turn has something to receive or to hand on.
+    /// Whether the next turn has something to hand on.
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Whether the next turn has something to receive.
     pub(super) fn has_input(&self) -> bool {
         let wants = |id| {
             let connection: &Connection = &self.connections[id];
             connection.readable && connection.client.wants_input()
         };
-        !self.ready.is_empty() || self.active.iter().any(wants)
+        self.active.iter().any(wants)
     }
 
-    /// Receives from every client that has something and may send.
+    /// Hands on every request that is here, and if `receives`, what comes from every client that
+    /// has something and may send.
     pub(super) fn receive(
         &mut self,
         scratch: &mut [u8],
+        receives: bool,
         mut request: impl FnMut(RequestId, Operation),
     ) {
         for (id, operation) in self.ready.drain(..) {
@@ -103,7 +110,9 @@ impl Clients {
         }
         for id in &self.active {
             let connection = self.connections.get_mut(id).expect("an active one is attached");
-            connection.receive(scratch);
+            if receives {
+                connection.receive(scratch);
+            }
             while let Some((tag, operation)) = connection.client.poll_request() {
                 request(RequestId { client: *id, tag }, operation);
             }

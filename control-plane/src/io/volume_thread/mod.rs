@@ -214,6 +214,7 @@ impl VolumeThread {
         self.mail.has_mail()
             || self.engine.has_completions()
             || self.link.as_ref().is_some_and(Link::is_readable)
+            || self.clients.has_ready()
             || (self.takes_requests() && self.clients.has_input())
     }
 
@@ -314,12 +315,11 @@ impl VolumeThread {
     }
 
     fn receive_clients(&mut self) {
-        if !self.takes_requests() {
-            return;
-        }
+        let receives = self.takes_requests();
         let volume = &mut self.volume;
-        self.clients
-            .receive(&mut self.scratch, |id, operation| volume.handle_request(id, operation));
+        self.clients.receive(&mut self.scratch, receives, |id, operation| {
+            volume.handle_request(id, operation);
+        });
     }
 
     /// Feeds completions, settles, carries out actions, until nothing is left that needs no waiting.
