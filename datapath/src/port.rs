@@ -150,6 +150,13 @@ pub enum VolumeReport {
         /// How long, in milliseconds.
         waited_ms: u64,
     },
+    /// A mirrored write or flush has waited for this node's own disk longer than T_io.
+    DiskStuck {
+        /// The session.
+        session: Session,
+        /// How long, in milliseconds.
+        waited_ms: u64,
+    },
     /// The peer says that its disk failed (NAK).
     PeerDiskFailed {
         /// The session.

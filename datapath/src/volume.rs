@@ -24,6 +24,7 @@ use tracing::{error, warn};
 
 use crate::compare::{Compare, WINDOW};
 use crate::gate::Gate;
+use crate::order::late::Half;
 use crate::order::leave::CarriedWrite;
 use crate::order::mirror::{Arrival, Mirror, SessionInfo};
 use crate::order::writes;
@@ -552,7 +553,10 @@ impl Volume {
         if waited >= self.config.io_timeout && !self.stuck_reported {
             self.stuck_reported = true;
             let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
-            self.out.report(VolumeReport::PeerStuck { session, waited_ms });
+            self.out.report(match mirror.late_half() {
+                Some(Half::Here) => VolumeReport::DiskStuck { session, waited_ms },
+                Some(Half::There) | None => VolumeReport::PeerStuck { session, waited_ms },
+            });
         }
     }
 

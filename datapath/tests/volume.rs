@@ -455,6 +455,100 @@ fn a_silent_peer_is_reported_once_after_its_time() {
     assert!(bench.reports.is_empty() && bench.volume.next_deadline().is_none());
 }
 
+/// What is reported after T_io.
+fn late(bench: &mut Bench) -> Vec<VolumeReport> {
+    bench.now = bench.now + IO_TIMEOUT;
+    bench.turn();
+    bench.reports.clone()
+}
+
+const DISK_STUCK: VolumeReport = VolumeReport::DiskStuck { session: SESSION, waited_ms: 2000 };
+const PEER_STUCK: VolumeReport = VolumeReport::PeerStuck { session: SESSION, waited_ms: 2000 };
+
+#[test]
+fn the_copy_that_has_not_done_its_half_of_an_own_write_is_named() {
+    for acknowledged in [false, true] {
+        let mut bench = Bench::serving(Role::Orderer);
+        bench.ask(1, write(0, 8));
+        if acknowledged {
+            bench.hear(DataMessage::Ack(vec![1]));
+        }
+        assert_eq!(late(&mut bench), [DISK_STUCK], "this node's apply has not completed");
+    }
+    let mut bench = Bench::serving(Role::Follower);
+    bench.ask(1, write(0, 8));
+    assert_eq!(late(&mut bench), [PEER_STUCK], "it got no place");
+    let mut bench = Bench::serving(Role::Follower);
+    bench.ask(1, write(0, 8));
+    bench.hear(DataMessage::Ordered(vec![(0, 1)]));
+    bench.hear(DataMessage::Applied(vec![1]));
+    assert_eq!(late(&mut bench), [DISK_STUCK]);
+    let mut bench = Bench::serving(Role::Follower);
+    bench.ask(1, write(0, 8));
+    bench.hear(DataMessage::Ordered(vec![(0, 1)]));
+    bench.complete_it();
+    assert_eq!(late(&mut bench), [PEER_STUCK]);
+}
+
+#[test]
+fn the_copy_that_has_not_done_its_half_of_the_peers_write_is_named() {
+    let repl = DataMessage::Repl { seq: 1, write: change(0, 8, false) };
+    let mut bench = Bench::serving(Role::Follower);
+    bench.hear(repl.clone());
+    assert_eq!(late(&mut bench), [DISK_STUCK]);
+    let mut bench = Bench::serving(Role::Follower);
+    bench.hear(repl);
+    bench.complete_it();
+    assert_eq!(bench.sent, [DataMessage::Ack(vec![1])]);
+    assert_eq!(late(&mut bench), [PEER_STUCK], "it never said that it has it");
+}
+
+#[test]
+fn a_write_that_waits_for_its_range_waits_for_what_holds_the_range() {
+    // The follower's own write was asked for before the peer's came, which was ordered first.
+    let stuck_behind = |peers_write_is_here: bool| {
+        let mut bench = Bench::serving(Role::Follower);
+        bench.ask(1, write(0, 8));
+        let asked_at = bench.now;
+        bench.now = bench.now + Duration::from_millis(1);
+        bench.hear(DataMessage::Repl { seq: 1, write: change(4, 8, false) });
+        if peers_write_is_here {
+            bench.complete_it();
+        }
+        bench.hear(DataMessage::Ordered(vec![(0, 2)]));
+        bench.now = asked_at;
+        late(&mut bench)
+    };
+    assert_eq!(stuck_behind(false), [DISK_STUCK]);
+    assert_eq!(stuck_behind(true), [PEER_STUCK]);
+    // A read that does not come back holds the range of a write.
+    let mut bench = Bench::serving(Role::Follower);
+    bench.ask(1, read(0, 8));
+    bench.hear(DataMessage::Repl { seq: 1, write: change(4, 8, false) });
+    assert!(bench.submitted.is_empty());
+    bench.ask(2, read(8, 8));
+    bench.hear(DataMessage::Repl { seq: 2, write: change(12, 8, false) });
+    assert_eq!(late(&mut bench), [DISK_STUCK]);
+}
+
+#[test]
+fn the_copy_that_has_not_flushed_is_named() {
+    for (there, here, expected) in
+        [(true, false, DISK_STUCK), (false, false, DISK_STUCK), (false, true, PEER_STUCK)]
+    {
+        let mut bench = Bench::serving(Role::Orderer);
+        bench.ask(1, Operation::Flush);
+        let flush = bench.submitted[0].0;
+        if there {
+            bench.hear(DataMessage::FlushAck { id: 0 });
+        }
+        if here {
+            bench.complete(flush, Ok(IoDone::Done));
+        }
+        assert_eq!(late(&mut bench), [expected]);
+    }
+}
+
 #[test]
 fn flushes_of_one_turn_are_one_and_later_ones_the_next() {
     let mut bench = Bench::serving(Role::Follower);

@@ -101,6 +101,7 @@ const OCCURS: [(&str, &[&str]); 15] = [
             "Quiet",
             "Drained",
             "PeerStuck",
+            "DiskStuck",
             "PeerDiskFailed",
             "DiskFailed",
         ],

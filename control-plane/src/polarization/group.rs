@@ -415,6 +415,9 @@ impl Group {
             VolumeReport::PeerStuck { session, waited_ms } => {
                 self.on_peer_stuck(now, volume, session, waited_ms);
             }
+            VolumeReport::DiskStuck { session, waited_ms } => {
+                self.on_disk_stuck(now, volume, session, waited_ms);
+            }
             VolumeReport::PeerDiskFailed { session } => self.on_peer_disk_failed(now, session),
             VolumeReport::DiskFailed { fault, operation } => {
                 let path = &self.config.volumes[usize::from(volume.0)].path;

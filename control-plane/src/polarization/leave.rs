@@ -13,6 +13,7 @@ use base::time::Instant;
 use datapath::port::{Progress, VolumeCommand};
 
 use super::group::{Group, Phase};
+use super::port::GroupVolume;
 use super::state::State;
 use super::stop::Stage;
 use super::timers::Timer;
@@ -215,6 +216,33 @@ impl Group {
             );
             self.leave(now, &why);
         }
+    }
+
+    /// This node's own half of a request is missing: the peer is not to blame.
+    pub(super) fn on_disk_stuck(
+        &mut self,
+        now: Instant,
+        volume: VolumeIndex,
+        session: Session,
+        waited_ms: u64,
+    ) {
+        if !self.is_in_session(session) {
+            return;
+        }
+        let node = self.config.node.clone();
+        let GroupVolume { name, path, .. } = self.config.volumes[usize::from(volume.0)].clone();
+        let why = format!(
+            "the disk of {node} has not completed a request of volume {name} ({path}) for \
+             {waited_ms} ms"
+        );
+        self.leave(now, &why);
+        self.explain(
+            format!("{why}; nobody serves until both nodes are together again, nothing is lost"),
+            &format!(
+                "none if it answers again: the pair joins by itself; else look at the disk of \
+                 node {node}"
+            ),
+        );
     }
 
     pub(super) fn on_peer_disk_failed(&mut self, now: Instant, session: Session) {

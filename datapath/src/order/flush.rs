@@ -70,6 +70,11 @@ impl Flushes {
         self.running.as_ref().map(|running| running.since)
     }
 
+    /// Whether the flush under way is not done at this node.
+    pub(super) fn waits_here(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| !running.here)
+    }
+
     /// Whether a host waits.
     pub(super) fn is_idle(&self) -> bool {
         self.running.is_none() && self.waiting.is_empty()

@@ -8,7 +8,7 @@
 //! Faults assumed: any message may be missing because the connection ended; none is reordered,
 //! repeated or altered (TLS, and the frame sequence).
 //! Not here: the way of a write (`writes.rs`) and of a read (`reads.rs`), what the peer says
-//! (`peer.rs`), the end (`leave.rs`), what becomes of requests outside a session (`volume.rs`).
+//! (`peer.rs`), what waits too long (`late.rs`), the end (`leave.rs`), what becomes of requests outside a session (`volume.rs`).
 //!
 //! Both nodes keep the same kind of lock queue. At the orderer a granted exclusive lock *is* the
 //! place in the order. At the follower an entry is made when the place is known (REPL or ORDERED),
@@ -145,19 +145,6 @@ impl Mirror {
         self.answer_reads(now, gate, held, out);
         self.flushes.start(now, self.info.rules, out);
         self.told.send(self.info.rules, out);
-    }
-
-    /// Since when the oldest write or flush has waited for the peer.
-    pub(crate) fn waiting_since(&self) -> Option<Instant> {
-        let own = self.told.oldest_open().map(|seq| self.own[&seq]);
-        let unordered = self.unordered.first_key_value().map(|(_, slot)| *slot);
-        let peers = self.peers.first_key_value().map(|(_, slot)| *slot);
-        [own, unordered, peers]
-            .into_iter()
-            .flatten()
-            .map(|slot| self.writes[slot].since)
-            .chain(self.flushes.waiting_since())
-            .min()
     }
 
     /// Whether no request of a host attached here is under way.

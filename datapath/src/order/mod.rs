@@ -6,6 +6,7 @@ pub mod peer;
 pub mod ranges;
 
 mod flush;
+pub(crate) mod late;
 mod live;
 mod reads;
 mod told;

@@ -79,6 +79,14 @@ impl<T: Copy> RangeLocks<T> {
         self.entries.get(&id).is_some_and(|entry| entry.blockers == 0)
     }
 
+    /// Whose the oldest of the entries is that this one waits for; none if it is granted.
+    pub fn oldest_before(&self, id: LockId) -> Option<T> {
+        let entry = self.entries.get(&id).filter(|entry| entry.blockers > 0)?;
+        let mut oldest = id;
+        self.visit_conflicts(entry.range, entry.exclusive, |other| oldest = oldest.min(other));
+        self.entries.get(&oldest).map(|entry| entry.owner)
+    }
+
     /// Number of entries.
     pub fn len(&self) -> usize {
         self.entries.len()

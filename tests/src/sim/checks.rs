@@ -303,6 +303,7 @@ impl World {
             VolumeReport::Quiet { .. } => "Quiet",
             VolumeReport::Drained { .. } => "Drained",
             VolumeReport::PeerStuck { .. } => "PeerStuck",
+            VolumeReport::DiskStuck { .. } => "DiskStuck",
             VolumeReport::PeerDiskFailed { .. } => "PeerDiskFailed",
             VolumeReport::DiskFailed { .. } => "DiskFailed",
         };

@@ -6,6 +6,7 @@ use datapath::port::{Scope, VolumeReport};
 use datapath::storage::IoFault;
 
 use super::world::{A, B, DurableStepKind, World};
+use crate::polarization::GroupView;
 use crate::record::{Continuity, RecordState};
 use crate::wire::{ControlMessage, Heartbeat, StateWord};
 
@@ -178,6 +179,27 @@ fn a_stuck_peer_ends_the_session_and_an_old_report_does_not() {
     assert!(!world.view(A).serving);
     expect_healed(&mut world, A);
     assert_eq!(world.messages("LEFT"), 1);
+}
+
+#[test]
+fn a_disk_that_does_not_answer_is_named_at_both_nodes_and_the_peer_is_not_blamed() {
+    for slow in [A, B] {
+        let mut world = World::active(2);
+        let (node, path) = (["a", "b"][slow], format!("({}/vol.img)", ["a", "b"][slow]));
+        let stuck = VolumeReport::DiskStuck { session: Session(1), waited_ms: 2000 };
+        world.feed(slow, |group, now| group.handle_volume(now, VolumeIndex(1), stuck));
+        assert!(!world.view(slow).serving);
+        let GroupView { cause, advice, .. } = world.view(slow);
+        let what = format!("the disk of {node} has not completed a request of volume ");
+        assert!(cause.starts_with(&what) && cause.contains(&path), "{cause}");
+        assert!(advice.ends_with(&format!("look at the disk of node {node}")), "{advice}");
+        while world.view(1 - slow).serving {
+            assert!(world.step(0), "LEFT is under way");
+        }
+        let cause = world.view(1 - slow).cause;
+        assert!(cause.starts_with(&format!("{node} left ({what}")), "{cause}");
+        expect_healed(&mut world, A);
+    }
 }
 
 fn fail_disk(world: &mut World, node: usize) {
