@@ -13,7 +13,7 @@ use crate::limits::{FRAME_BODY_MAX, FRAME_PAYLOAD_MAX};
 /// First four bytes of every frame: "STR1" on the wire.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"STR1");
 /// Version of the envelope and of every body.
-pub const WIRE_VERSION: u16 = 1;
+pub const WIRE_VERSION: u16 = 2;
 /// Size of the header, in bytes.
 pub const HEADER_BYTES: usize = 56;
 
@@ -185,8 +185,8 @@ mod tests {
         let hex: String = header().encode().iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(
             hex,
-            "535452310100020118000000001000000700000000000000\
-             303132333435363738396162636465660900000000000000000000003d0cd3b4"
+            "535452310200020118000000001000000700000000000000\
+             30313233343536373839616263646566090000000000000000000000312ba890"
         );
     }
 

@@ -64,11 +64,14 @@ pub enum Rule {
     CompareEverything,
     /// Own writes that the peer may have are dropped by the target of a join, unanswered.
     TargetDropsOwn,
+    /// D10: a copy whose disk failed is written whole before it counts: what it shows may not be
+    /// what it has.
+    FailedCopyRewritten,
 }
 
 impl Rule {
     /// Every rule, for tests that break one after the other.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::OrderedBeforeApply,
         Self::LockUntilCommit,
         Self::RangeLocked,
@@ -98,6 +101,7 @@ impl Rule {
         Self::FailedWriteNeverAcked,
         Self::CompareEverything,
         Self::TargetDropsOwn,
+        Self::FailedCopyRewritten,
     ];
 }
 

@@ -1,9 +1,10 @@
 //! Makes the two copies of one volume equal while nobody is served: digests first, so that only
-//! what differs is sent (PROTOCOL 2.8.2, with everything to compare).
+//! what differs is sent (PROTOCOL 2.8.2, with everything to compare); no digests where the target
+//! cannot know what it has.
 //!
 //! Owns: which pieces are under way. In: the peer's sync messages, completions. Out: actions.
 //! Invariants: D8 the source says that it is done only when it compared every byte and the target
-//! acknowledged every block that was sent.
+//! acknowledged every block that was sent. D10 a copy whose disk failed gets every block.
 //! Not here: flushes and records around it (F5 to F8: the group), choosing the source.
 
 use std::collections::BTreeMap;
@@ -39,6 +40,9 @@ pub(crate) enum CompareError {
     /// An answer to something that was not asked.
     #[error("an answer for piece {0}, which is not under way")]
     Piece(u64),
+    /// More at once than a source asks for.
+    #[error("more than {WINDOW} pieces at once")]
+    TooMany,
     /// Not one digest per block.
     #[error("{found} digests where {expected} were due")]
     Digests {
@@ -62,27 +66,34 @@ struct Piece {
 #[derive(Debug)]
 pub(crate) struct Compare {
     role: SyncRole,
+    scope: Scope,
     seed: u64,
     size: u64,
     rules: Rules,
     next_offset: u64,
     next_id: u64,
     pieces: BTreeMap<u64, Piece>,
+    /// At the target: pieces being read and blocks being written.
+    reading: usize,
+    writing: usize,
     progress: Progress,
     told: bool,
 }
 
 impl Compare {
     pub(crate) fn new(role: SyncRole, scope: Scope, seed: u64, size: u64, rules: Rules) -> Self {
-        let todo_bytes = if scope == Scope::Everything { size } else { 0 };
+        let todo_bytes = if scope == Scope::Nothing { 0 } else { size };
         Self {
             role,
+            scope,
             seed,
             size,
             rules,
             next_offset: size - todo_bytes,
             next_id: 0,
             pieces: BTreeMap::new(),
+            reading: 0,
+            writing: 0,
             progress: Progress { done_bytes: 0, todo_bytes, copied_bytes: 0 },
             told: false,
         }
@@ -112,12 +123,17 @@ impl Compare {
             self.pieces.insert(id, piece);
         }
         self.told = self.pieces.is_empty();
-        assert!(
-            !self.told
-                || self.progress.todo_bytes == 0
-                || !self.rules.hold(Rule::CompareEverything),
-            "D8: every byte was compared before the copies count as equal"
-        );
+        if self.told && self.rules.hold(Rule::CompareEverything) {
+            let Progress { todo_bytes, copied_bytes, .. } = self.progress;
+            assert_eq!(
+                todo_bytes, 0,
+                "D8: every byte was compared before the copies count as equal"
+            );
+            assert!(
+                self.scope != Scope::Rewrite || copied_bytes == self.size,
+                "D10: a copy whose disk failed gets every byte"
+            );
+        }
         self.told
     }
 
@@ -129,12 +145,21 @@ impl Compare {
         match (self.role, message) {
             (SyncRole::Target, DataMessage::DigestRequest { id, range }) => {
                 self.check_range(range)?;
-                out.submit(IoUse::TargetRead { id, range }, IoOperation::Read { range });
+                if self.scope == Scope::Rewrite {
+                    out.send(DataMessage::Digests { id, digests: Vec::new() });
+                } else {
+                    count_up(&mut self.reading, WINDOW)?;
+                    out.submit(IoUse::TargetRead { id, range }, IoOperation::Read { range });
+                }
                 Ok(())
             }
             (SyncRole::Target, DataMessage::SyncBlock { id, range, data }) => {
                 self.check_range(range)?;
+                count_up(&mut self.writing, WINDOW * blocks(PIECE_BYTES))?;
                 self.progress.copied_bytes += range.length();
+                if self.scope == Scope::Rewrite {
+                    self.count_done(range.length());
+                }
                 let operation = match data {
                     Some(data) => IoOperation::Write { range, data, durable: false },
                     None => IoOperation::Zero { range, allocate: false, durable: false },
@@ -144,7 +169,10 @@ impl Compare {
             }
             (SyncRole::Source, DataMessage::Digests { id, digests }) => {
                 let piece = self.pieces.get_mut(&id).ok_or(CompareError::Piece(id))?;
-                let expected = piece.range.length().div_ceil(DIGEST_BLOCK_BYTES) as usize;
+                let expected = match self.scope {
+                    Scope::Rewrite => 0,
+                    Scope::Everything | Scope::Nothing => blocks(piece.range.length()),
+                };
                 if digests.len() != expected || piece.digests.is_some() {
                     return Err(CompareError::Digests { expected, found: digests.len() });
                 }
@@ -173,14 +201,15 @@ impl Compare {
 
     /// At the target: its half of a piece was read.
     pub(crate) fn target_read(&mut self, id: u64, range: ByteRange, data: &[u8], out: &mut Outbox) {
-        self.progress.done_bytes += range.length();
-        self.progress.todo_bytes = self.progress.todo_bytes.saturating_sub(range.length());
+        self.reading -= 1;
+        self.count_done(range.length());
         let digests = self.digests(data).collect();
         out.send(DataMessage::Digests { id, digests });
     }
 
     /// At the target: a block is written.
-    pub(crate) fn target_wrote(&self, id: u64, out: &mut Outbox) {
+    pub(crate) fn target_wrote(&mut self, id: u64, out: &mut Outbox) {
+        self.writing -= 1;
         out.send(DataMessage::SyncBlockAck { id });
     }
 
@@ -194,11 +223,11 @@ impl Compare {
         let (Some(data), Some(theirs)) = (piece.data.clone(), &piece.digests) else {
             return;
         };
+        // A block without a digest is one that the target does not know.
         let differing: Vec<usize> = self
             .digests(&data)
-            .zip(theirs)
             .enumerate()
-            .filter(|(_, (ours, theirs))| ours != *theirs)
+            .filter(|(index, ours)| theirs.get(*index) != Some(ours))
             .map(|(index, _)| index)
             .collect();
         let offset = piece.range.offset();
@@ -223,9 +252,13 @@ impl Compare {
         if piece.sent && piece.acks_missing == 0 {
             let length = piece.range.length();
             self.pieces.remove(&id);
-            self.progress.done_bytes += length;
-            self.progress.todo_bytes = self.progress.todo_bytes.saturating_sub(length);
+            self.count_done(length);
         }
+    }
+
+    fn count_done(&mut self, bytes: u64) {
+        self.progress.done_bytes += bytes;
+        self.progress.todo_bytes = self.progress.todo_bytes.saturating_sub(bytes);
     }
 
     fn check_range(&self, range: ByteRange) -> Result<(), CompareError> {
@@ -234,4 +267,17 @@ impl Compare {
         let inside = range.end() <= self.size && range.length() <= PIECE_BYTES;
         if whole && inside && !range.is_empty() { Ok(()) } else { Err(CompareError::Range) }
     }
+}
+
+fn count_up(count: &mut usize, max: usize) -> Result<(), CompareError> {
+    if *count == max {
+        return Err(CompareError::TooMany);
+    }
+    *count += 1;
+    Ok(())
+}
+
+/// Digest blocks in so many bytes.
+fn blocks(bytes: u64) -> usize {
+    usize::try_from(bytes.div_ceil(DIGEST_BLOCK_BYTES)).expect("a piece is small")
 }

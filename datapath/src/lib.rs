@@ -8,6 +8,7 @@ pub mod gate;
 pub mod order;
 pub mod outbox;
 pub mod port;
+mod rewrite;
 pub mod storage;
 pub mod volume;
 pub mod wire;

@@ -83,6 +83,10 @@ pub(crate) enum IoUse {
     TargetRead { id: u64, range: ByteRange },
     /// A block that differed.
     TargetWrite { id: u64 },
+    /// A piece of a copy that is written over itself.
+    RewriteRead { range: ByteRange },
+    /// The same piece.
+    RewriteWrite { range: ByteRange },
     /// A read that is answered whatever the gate says: only a broken rule makes one.
     Ungated { request: RequestId },
     /// Nobody waits for it any more, but the session is not quiet before it has completed.

@@ -27,12 +27,15 @@ pub enum SyncRole {
 }
 
 /// What a join compares.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Scope {
-    /// Every block, by digest.
-    Everything,
     /// Nothing: both records say clean in the same session, or both files are new and empty.
     Nothing,
+    /// Every block, by digest.
+    Everything,
+    /// Every block is sent, whatever the target reads: its disk failed, and what it shows may not
+    /// be what it has (D10).
+    Rewrite,
 }
 
 /// From the group to one volume.
@@ -46,6 +49,8 @@ pub enum VolumeCommand {
         session: Session,
         /// Source or target.
         role: SyncRole,
+        /// At the source: its own disk failed, so it writes its copy over itself first (D10).
+        rewrite: bool,
     },
     /// Make the copies equal. Sent after `Prepared`, at the source after its data is flushed (F6),
     /// at the target after its record says Target (F5). The source answers `Compared`.
@@ -56,7 +61,7 @@ pub enum VolumeCommand {
         conn_nonce: ConnNonce,
         /// Source or target.
         role: SyncRole,
-        /// Everything or nothing.
+        /// How much.
         scope: Scope,
         /// Seed of the digests, fresh for each join.
         seed: u64,

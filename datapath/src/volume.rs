@@ -29,7 +29,8 @@ use crate::order::leave::CarriedWrite;
 use crate::order::mirror::{Arrival, Mirror, SessionInfo};
 use crate::order::writes;
 use crate::outbox::{Action, CloseReason, IoUse, Outbox};
-use crate::port::{Role, SyncRole, VolumeCommand, VolumeReport};
+use crate::port::{Progress, Role, SyncRole, VolumeCommand, VolumeReport};
+use crate::rewrite::Rewrite;
 use crate::storage::{IoCompletion, IoDone, IoFault};
 use crate::wire::{DataMessage, Incoming};
 
@@ -57,8 +58,9 @@ enum Phase {
     Idle,
     /// A session was left; its I/O has not completed.
     Leaving(Session),
-    /// Own writes of the last session are being applied.
-    Preparing(Session),
+    /// Own writes of the last session are being applied, then a copy whose disk failed is written
+    /// over itself.
+    Preparing(Session, Option<Rewrite>),
     /// The copies are being made equal.
     Comparing(Compare),
     /// In a session.
@@ -186,8 +188,8 @@ impl Volume {
         let belongs = (incoming.session, incoming.conn_nonce);
         if self.config.rules.hold(Rule::SessionCheckedAtApply) && self.current != Some(belongs) {
             let newer = self.current.is_none_or(|(session, _)| incoming.session > session);
-            if newer && self.link == Some(incoming.conn_nonce) && self.early.len() < EARLY_MAX {
-                self.early.push_back(incoming);
+            if newer && self.link == Some(incoming.conn_nonce) {
+                self.keep_early(incoming);
             }
             return;
         }
@@ -221,12 +223,22 @@ impl Volume {
                 compare.handle_message(message, &mut self.out).map_err(|e| e.to_string())
             }
             // Left, or between a comparison and its session: dead, or a peer that is ahead of us.
-            (Phase::Idle | Phase::Leaving(_) | Phase::Preparing(_), _) => Ok(()),
+            (Phase::Idle | Phase::Leaving(_) | Phase::Preparing(..), _) => Ok(()),
         };
         if let Err(why) = result {
             warn!(volume = self.config.index.0, why, "the peer broke the rules of the data link");
             self.handle_link_lost(belongs.1, why);
         }
+    }
+
+    /// A message of the session that the group is about to tell of.
+    fn keep_early(&mut self, incoming: Incoming) {
+        if self.early.len() == EARLY_MAX {
+            let why = "more messages of the next session than may come before it".to_owned();
+            self.handle_link_lost(incoming.conn_nonce, why);
+            return;
+        }
+        self.early.push_back(incoming);
     }
 
     /// An I/O has completed.
@@ -248,6 +260,8 @@ impl Volume {
             | IoUse::SourceRead { .. }
             | IoUse::TargetRead { .. }
             | IoUse::TargetWrite { .. }
+            | IoUse::RewriteRead { .. }
+            | IoUse::RewriteWrite { .. }
             | IoUse::Orphan => self.disk_done(&used_for, result),
         }
         self.report_quiet();
@@ -284,6 +298,17 @@ impl Volume {
             (Phase::Comparing(compare), IoUse::TargetWrite { id }, _) => {
                 compare.target_wrote(*id, out);
             }
+            (
+                Phase::Preparing(_, Some(rewrite)),
+                IoUse::RewriteRead { range },
+                IoDone::Data(data),
+            ) => {
+                rewrite.piece_read(*range, data, out);
+            }
+            (Phase::Preparing(_, Some(rewrite)), IoUse::RewriteWrite { range }, _) => {
+                rewrite.piece_written(*range);
+                self.prepare_next();
+            }
             (_, IoUse::Carried { arrival }, _) => {
                 let arrival = *arrival;
                 for carried in self.carried.iter_mut().filter(|c| c.arrival == arrival) {
@@ -319,7 +344,9 @@ impl Volume {
         self.failed = true;
         let operation = match used_for {
             IoUse::LocalFlush | IoUse::PeerFlush { .. } => "flush",
-            IoUse::SourceRead { .. } | IoUse::TargetRead { .. } => "read for the comparison",
+            IoUse::SourceRead { .. } | IoUse::TargetRead { .. } | IoUse::RewriteRead { .. } => {
+                "read for the comparison"
+            }
             _ => "write",
         };
         error!(volume = self.config.index.0, %fault, operation, "this node's copy failed");
@@ -329,7 +356,9 @@ impl Volume {
     /// The group decided.
     pub fn handle_command(&mut self, now: Instant, command: VolumeCommand) {
         match command {
-            VolumeCommand::Prepare { session, role } => self.prepare(session, role),
+            VolumeCommand::Prepare { session, role, rewrite } => {
+                self.prepare(session, role, rewrite);
+            }
             VolumeCommand::Compare { session, conn_nonce, role, scope, seed } => {
                 self.assert_quiet();
                 let Phase::Idle = self.phase else {
@@ -373,11 +402,12 @@ impl Volume {
         self.prepare_next();
     }
 
-    fn prepare(&mut self, session: Session, role: SyncRole) {
+    fn prepare(&mut self, session: Session, role: SyncRole, rewrite: bool) {
         self.assert_quiet();
         assert!(matches!(self.phase, Phase::Idle), "a join begins outside a session");
         self.failed = false;
-        self.phase = Phase::Preparing(session);
+        self.progress_at = Instant::ZERO;
+        self.phase = Phase::Preparing(session, rewrite.then(|| Rewrite::new(self.config.size)));
         if role == SyncRole::Target {
             for carried in std::mem::take(&mut self.carried) {
                 if self.config.rules.hold(Rule::TargetDropsOwn) {
@@ -397,7 +427,7 @@ impl Volume {
 
     /// At the source: applies its own un-acknowledged writes, one after the other.
     fn prepare_next(&mut self) {
-        let Phase::Preparing(session) = self.phase else { return };
+        let Phase::Preparing(session, rewrite) = &self.phase else { return };
         let busy = if self.config.rules.hold(Rule::QuietBeforeNext) {
             self.out.in_flight() > 0
         } else {
@@ -412,6 +442,10 @@ impl Volume {
             self.out.submit(used_for, writes::operation(&carried.write, carried.write.fua));
             return;
         }
+        if rewrite.as_ref().is_some_and(|rewrite| rewrite.advance(&mut self.out)) {
+            return;
+        }
+        let session = *session;
         self.phase = Phase::Idle;
         self.out.report(VolumeReport::Prepared { session });
     }
@@ -463,7 +497,7 @@ impl Volume {
                     self.held.push_front(arrival);
                 }
             }
-            Phase::Comparing(_) | Phase::Preparing(_) | Phase::Idle | Phase::Leaving(_) => {
+            Phase::Comparing(_) | Phase::Preparing(..) | Phase::Idle | Phase::Leaving(_) => {
                 self.out.reassign(|used_for| match used_for {
                     IoUse::Carried { arrival } => IoUse::Carried { arrival: *arrival },
                     _ => IoUse::Orphan,
@@ -503,12 +537,23 @@ impl Volume {
                     let copied_bytes = progress.copied_bytes;
                     self.out.report(VolumeReport::Progress(progress));
                     self.out.report(VolumeReport::Compared { session, copied_bytes });
-                } else if now.since(self.progress_at) >= PROGRESS_INTERVAL {
-                    self.progress_at = now;
-                    self.out.report(VolumeReport::Progress(compare.progress()));
+                } else {
+                    let progress = compare.progress();
+                    self.report_progress(now, progress);
                 }
             }
-            Phase::Idle | Phase::Leaving(_) | Phase::Preparing(_) => {}
+            Phase::Preparing(_, Some(rewrite)) => {
+                let progress = rewrite.progress();
+                self.report_progress(now, progress);
+            }
+            Phase::Idle | Phase::Leaving(_) | Phase::Preparing(_, None) => {}
+        }
+    }
+
+    fn report_progress(&mut self, now: Instant, progress: Progress) {
+        if now.since(self.progress_at) >= PROGRESS_INTERVAL {
+            self.progress_at = now;
+            self.out.report(VolumeReport::Progress(progress));
         }
     }
 

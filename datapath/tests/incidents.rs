@@ -29,7 +29,7 @@ fn serving() -> Volume {
     let (scope, seed) = (Scope::Nothing, 0);
     let compare = VolumeCommand::Compare { session, conn_nonce, role, scope, seed };
     for command in [
-        VolumeCommand::Prepare { session, role },
+        VolumeCommand::Prepare { session, role, rewrite: false },
         compare,
         VolumeCommand::Enter { session, conn_nonce, role: Role::Orderer },
     ] {

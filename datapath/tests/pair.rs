@@ -12,7 +12,7 @@ use datapath::outbox::Action;
 use datapath::port::{Role, Scope, SyncRole, VolumeCommand, VolumeReport};
 use datapath::storage::{IoCompletion, IoDone, IoOperation};
 use datapath::volume::{Volume, VolumeConfig};
-use datapath::wire::{LinkDecoder, LinkEncoder};
+use datapath::wire::{DataMessage, Incoming, LinkDecoder, LinkEncoder};
 
 const SIZE: usize = 4 << 20;
 const NONCE: ConnNonce = ConnNonce([7; 16]);
@@ -21,6 +21,9 @@ const SESSION: Session = Session(1);
 struct Side {
     volume: Volume,
     disk: Vec<u8>,
+    /// Bytes read from it and written to it.
+    reads: usize,
+    written: usize,
     encoder: LinkEncoder,
     decoder: LinkDecoder,
     reports: Vec<VolumeReport>,
@@ -39,6 +42,8 @@ impl Side {
         Self {
             volume: Volume::new(config),
             disk: vec![fill; SIZE],
+            reads: 0,
+            written: 0,
             encoder: LinkEncoder::new(NONCE, 0),
             decoder: LinkDecoder::new(0),
             reports: Vec::new(),
@@ -60,6 +65,14 @@ impl Side {
                 match action {
                     Action::Reply { id, completion } => self.replies.push((id, completion)),
                     Action::Submit { id, operation } => {
+                        let bytes = operation.range().length() as usize;
+                        match operation {
+                            IoOperation::Read { .. } => self.reads += bytes,
+                            IoOperation::Write { .. } | IoOperation::Zero { .. } => {
+                                self.written += bytes;
+                            }
+                            IoOperation::Flush | IoOperation::Prefetch { .. } => {}
+                        }
                         let result = Ok(execute(&mut self.disk, operation));
                         completions.push(IoCompletion { id, result });
                     }
@@ -117,7 +130,7 @@ fn joined(scope: Scope) -> (Side, Side) {
     a.disk[1 << 20..2 << 20].fill(0);
     for (side, role) in [(&mut a, SyncRole::Source), (&mut b, SyncRole::Target)] {
         side.volume.handle_link_up(NONCE);
-        side.command(VolumeCommand::Prepare { session: SESSION, role });
+        side.command(VolumeCommand::Prepare { session: SESSION, role, rewrite: false });
         let seed = 77;
         let conn_nonce = NONCE;
         side.command(VolumeCommand::Compare { session: SESSION, conn_nonce, role, scope, seed });
@@ -154,6 +167,57 @@ fn a_comparison_copies_what_differs_and_nothing_else() {
         _ => None,
     });
     assert_eq!(copied, Some((64 << 10) + (1 << 20)));
+}
+
+/// D10: what a failed disk shows may not be what it has, so that equal digests mean nothing.
+#[test]
+fn a_target_whose_disk_failed_gets_every_block_and_is_not_read() {
+    let (a, b) = joined(Scope::Rewrite);
+    assert_eq!(a.disk, b.disk);
+    assert_eq!((b.reads, b.written), (0, SIZE));
+    let copied_bytes = SIZE as u64;
+    assert!(a.reports.contains(&VolumeReport::Compared { session: SESSION, copied_bytes }));
+}
+
+/// D10: the source as well, before anything else is done with its copy.
+#[test]
+fn a_source_whose_disk_failed_writes_its_copy_over_itself() {
+    let mut a = Side::new(3);
+    a.disk[1 << 20..2 << 20].fill(0);
+    let before = a.disk.clone();
+    let (session, role) = (SESSION, SyncRole::Source);
+    a.command(VolumeCommand::Prepare { session, role, rewrite: true });
+    assert!(!a.reports.contains(&VolumeReport::Prepared { session }));
+    a.turn(Instant::from_nanos(1_000_000_000));
+    assert_eq!((a.reads, a.written), (SIZE, SIZE));
+    assert_eq!(a.disk, before);
+    assert!(a.reports.contains(&VolumeReport::Prepared { session }));
+    assert!(a.reports.iter().any(|report| matches!(report, VolumeReport::Progress(_))));
+}
+
+/// A source asks for a few pieces at once; more would only fill the target's memory.
+#[test]
+fn a_source_that_asks_for_too_much_at_once_loses_its_connection() {
+    let mut b = Side::new(1);
+    let (session, role) = (SESSION, SyncRole::Target);
+    b.volume.handle_link_up(NONCE);
+    b.command(VolumeCommand::Prepare { session, role, rewrite: false });
+    let (conn_nonce, scope, seed) = (NONCE, Scope::Everything, 1);
+    b.command(VolumeCommand::Compare { session, conn_nonce, role, scope, seed });
+    let range = ByteRange::new(0, 1 << 20).expect("a piece");
+    for id in 0..9 {
+        let lost = |report: &VolumeReport| matches!(report, VolumeReport::LinkLost { .. });
+        assert!(!b.reports.iter().any(lost), "after {id} pieces");
+        let message = DataMessage::DigestRequest { id, range };
+        b.volume.handle_message(Instant::ZERO, Incoming { session, conn_nonce, message });
+        while let Some(action) = b.volume.poll_action() {
+            if let Action::Report(report) = action {
+                b.reports.push(report);
+            }
+        }
+    }
+    let Some(VolumeReport::LinkLost { why, .. }) = b.reports.last() else { panic!("it is lost") };
+    assert!(why.contains("8 pieces"), "{why}");
 }
 
 #[test]
@@ -222,7 +286,7 @@ fn a_session_that_is_left_is_left_quietly_and_holds_what_was_not_sent() {
     let next = SESSION.next();
     for (side, role) in [(&mut a, SyncRole::Source), (&mut b, SyncRole::Target)] {
         side.volume.handle_link_up(NONCE);
-        side.command(VolumeCommand::Prepare { session: next, role });
+        side.command(VolumeCommand::Prepare { session: next, role, rewrite: false });
         let (conn_nonce, scope, seed) = (NONCE, Scope::Everything, 3);
         side.command(VolumeCommand::Compare { session: next, conn_nonce, role, scope, seed });
         side.encoder = LinkEncoder::new(NONCE, 0);

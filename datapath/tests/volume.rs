@@ -69,7 +69,7 @@ impl Bench {
     }
 
     fn join(&mut self, session: Session, role: SyncRole) {
-        self.command(VolumeCommand::Prepare { session, role });
+        self.command(VolumeCommand::Prepare { session, role, rewrite: false });
         let (conn_nonce, scope, seed) = (NONCE, Scope::Nothing, 0);
         self.command(VolumeCommand::Compare { session, conn_nonce, role, scope, seed });
     }
@@ -332,7 +332,7 @@ fn a_peer_that_is_ahead_is_heard_when_the_group_has_said_so() {
     bench.turn();
     assert!(bench.is_silent());
     let role = SyncRole::Target;
-    bench.command(VolumeCommand::Prepare { session: next, role });
+    bench.command(VolumeCommand::Prepare { session: next, role, rewrite: false });
     let (conn_nonce, scope, seed) = (NONCE, Scope::Everything, 0);
     bench.command(VolumeCommand::Compare { session: next, conn_nonce, role, scope, seed });
     assert!(matches!(bench.submitted.as_slice(), [(_, IoOperation::Read { .. })]));
@@ -397,7 +397,11 @@ fn the_client_of_a_write_that_was_given_up_is_closed() {
     let read = IoId(0);
     bench.complete(read, Ok(IoDone::Data(Bytes::from(vec![0; 4096]))));
     assert!(bench.replies.is_empty(), "I7");
-    bench.command(VolumeCommand::Prepare { session: SESSION.next(), role: SyncRole::Target });
+    bench.command(VolumeCommand::Prepare {
+        session: SESSION.next(),
+        role: SyncRole::Target,
+        rewrite: false,
+    });
     assert_eq!(bench.closed, [(Some(ClientId(1)), CloseReason::WriteGivenUp)]);
 }
 

@@ -25,8 +25,11 @@ const OCCURS: [(&str, &[&str]); 15] = [
         &[
             "Source Everything",
             "Source Nothing",
+            "Source Rewrite",
             "Target Everything",
             "Target Nothing",
+            "Target Rewrite",
+            "own copy rewritten",
             "block copied",
         ],
     ),
@@ -293,4 +296,5 @@ each_rule! {
     failed_write_never_acked_is_noticed: FailedWriteNeverAcked,
     compare_everything_is_noticed: CompareEverything,
     target_drops_own_is_noticed: TargetDropsOwn,
+    failed_copy_rewritten_is_noticed: FailedCopyRewritten,
 }

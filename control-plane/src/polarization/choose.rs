@@ -227,8 +227,12 @@ fn is_better(y: &Hello, x: &Hello) -> bool {
     y.continuity < x.continuity
 }
 
-/// What the join has to compare.
-pub(super) fn scope(x: &Hello, y: &Hello, rules: Rules) -> Scope {
+/// What the join has to make equal, and how.
+pub(super) fn scope(source: &Hello, target: &Hello, rules: Rules) -> Scope {
+    if target.io_failed && rules.hold(Rule::FailedCopyRewritten) {
+        return Scope::Rewrite;
+    }
+    let (x, y) = (source, target);
     let trusted = |a, b| continuity(a, b, rules) <= Continuity::ProcessRestart && !a.io_failed;
     if !trusted(x, y) || !trusted(y, x) {
         return Scope::Everything;

@@ -34,6 +34,8 @@ pub(super) struct Join {
     pub(super) role: SyncRole,
     pub(super) began: Instant,
     scope: Scope,
+    /// The source's own disk failed: its copy is written over itself first (D10).
+    rewrite: bool,
     seed: u64,
     step: Step,
     /// Volumes that have not answered the command of this step.
@@ -141,15 +143,18 @@ impl Group {
         let rounds = mine.volumes.iter().zip(&peer.volumes).map(|(v, w)| v.round.max(w.round) + 1);
         let nonce = self.conn_nonce().expect("a join has its connection");
         let (seed, _) = nonce.0.split_first_chunk::<8>().expect("a nonce has 16 bytes");
-        let step = match role {
-            SyncRole::Source => Step::Linking,
-            SyncRole::Target => Step::AwaitStart,
+        let rules = self.config.rules;
+        let (step, scope) = match role {
+            SyncRole::Source => (Step::Linking, scope(mine, &peer, rules)),
+            SyncRole::Target => (Step::AwaitStart, scope(&peer, mine, rules)),
         };
+        let is_failed = role == SyncRole::Source && mine.io_failed;
         self.phase = Phase::Joining(Join {
             session,
             role,
             began: now,
-            scope: scope(mine, &peer, self.config.rules),
+            scope,
+            rewrite: is_failed && rules.hold(Rule::FailedCopyRewritten),
             seed: u64::from_le_bytes(*seed),
             step,
             awaiting: BTreeSet::new(),
@@ -222,9 +227,9 @@ impl Group {
             | Step::TargetEntering => return,
         };
         join.began = now;
-        let (session, role) = (join.session, join.role);
+        let Join { session, role, rewrite, .. } = *join;
         self.timers.clear(Timer::Step);
-        self.ask(to, &VolumeCommand::Prepare { session, role });
+        self.ask(to, &VolumeCommand::Prepare { session, role, rewrite });
         let (state, part) = match role {
             SyncRole::Source => (State::Source, "the copy that counts"),
             SyncRole::Target => (State::Target, "being made equal to"),
@@ -346,7 +351,7 @@ impl Group {
         };
         match (join.step, message) {
             (Step::AwaitStart, ControlMessage::SyncStart { scope, seed, .. })
-                if scope == Scope::Everything || join.scope == Scope::Nothing =>
+                if scope >= join.scope =>
             {
                 join.scope = scope;
                 join.seed = seed;
@@ -428,7 +433,7 @@ impl Group {
         let Phase::Joining(join) = &self.phase else { panic!("F5 belongs to a join") };
         let mut job = Job::new(Purpose::TargetMark);
         let record_first = self.config.rules.hold(Rule::TargetRecordFirst);
-        if join.scope == Scope::Everything && record_first {
+        if join.scope != Scope::Nothing && record_first {
             let mut record = self.record.clone();
             record.state = RecordState::Target {
                 source_generation: join.peer.generation,

@@ -207,6 +207,7 @@ impl ControlMessage {
                 let scope = match scope {
                     Scope::Everything => 1,
                     Scope::Nothing => 2,
+                    Scope::Rewrite => 3,
                 };
                 let raw = RawSyncStart { seed: (*seed).into(), scope, reserved: [0; 7] };
                 raw.as_bytes().to_vec()
@@ -480,6 +481,7 @@ fn read_sync_start(body: &mut Body<'_>, session: Session) -> Result<ControlMessa
     let scope = match raw.scope {
         1 => Scope::Everything,
         2 => Scope::Nothing,
+        3 => Scope::Rewrite,
         _ => return Err(body.error("unknown scope")),
     };
     Ok(ControlMessage::SyncStart { session, scope, seed: raw.seed.get() })

@@ -173,6 +173,9 @@ impl World {
         thread: &mut VolumeThread,
         command: &VolumeCommand,
     ) {
+        if let VolumeCommand::Prepare { rewrite: true, .. } = command {
+            self.coverage.count("compare", "own copy rewritten");
+        }
         let VolumeCommand::Compare { role, scope, .. } = command else { return };
         self.coverage.count("compare", format!("{role:?} {scope:?}"));
         match role {
@@ -190,7 +193,7 @@ impl World {
                 if target {
                     self.report(Finding::order(format!("node {side} is a source and a target")));
                 }
-                self.history.settle_on(side, *scope == Scope::Everything);
+                self.history.settle_on(side, *scope != Scope::Nothing);
                 self.trigger(Trigger::CompareBegins);
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! Faults assumed: at power loss any part of what was not flushed survives, sector by sector; an
 //! operation that was under way may have taken effect in part; a write or flush may fail; a failed
-//! flush loses part of the cache at once, as a page cache does.
+//! flush loses part of the cache, and reads may go on to show what is lost, as a page cache does.
 //! Not here: latency (`volume_side.rs`), stamps and records (`medium.rs`).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -179,10 +179,13 @@ impl DataDisk {
         }
     }
 
-    /// A failed flush: any sector may be back at what the medium has.
+    /// A failed flush: any sector may be back at what the medium has, at once or, as the pages
+    /// count as clean and stay in memory, when power is lost.
     fn lose_part_of_cache(&mut self, rng: &mut ChaCha8Rng) {
         self.settle_medium(0.5, rng);
-        self.current.clone_from(&self.durable);
+        if rng.random_bool(0.5) {
+            self.current.clone_from(&self.durable);
+        }
     }
 
     /// The process is gone: what was under way takes effect in part or not at all.

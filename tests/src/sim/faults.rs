@@ -50,6 +50,8 @@ pub enum FaultKind {
     WriteError,
     /// Flushes fail.
     FlushError,
+    /// Flushes fail for a while, and power loss of both after it was healed.
+    FlushErrorThenPower,
     /// Reads fail.
     ReadError,
     /// A clean stop of one node.
@@ -104,7 +106,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them with how often each is drawn.
-    pub const WEIGHTS: [(Self, u32); 43] = [
+    pub const WEIGHTS: [(Self, u32); 44] = [
         (Self::CutBoth, 6),
         (Self::CutOneWay, 4),
         (Self::Flap, 3),
@@ -123,6 +125,7 @@ impl FaultKind {
         (Self::HungDisk, 2),
         (Self::WriteError, 3),
         (Self::FlushError, 3),
+        (Self::FlushErrorThenPower, 3),
         (Self::ReadError, 2),
         (Self::Stop, 3),
         (Self::StopBoth, 3),
@@ -317,6 +320,7 @@ fn expand(kind: FaultKind, rng: &mut ChaCha8Rng, steps: &mut Vec<(Duration, Step
         | FaultKind::HungDisk
         | FaultKind::WriteError
         | FaultKind::FlushError
+        | FaultKind::FlushErrorThenPower
         | FaultKind::ReadError
         | FaultKind::PlaceError
         | FaultKind::ResetWhileSlow => expand_disk(kind, rng, x, steps),
@@ -457,6 +461,31 @@ fn expand_disk(kind: FaultKind, rng: &mut ChaCha8Rng, x: Side, steps: &mut Vec<(
         }
         FaultKind::WriteError => steps.push((now, Step::WriteFault(x, rng.random_bool(0.5)))),
         FaultKind::FlushError => steps.push((now, Step::FlushFault(x))),
+        FaultKind::FlushErrorThenPower => {
+            // The smaller name breaks a tie.
+            let x = usize::from(rng.random_bool(0.3));
+            steps.push((now, Step::FlushFault(x)));
+            steps.push((now, Step::Burst(6)));
+            steps.push((millis(rng, 50, 300), Step::Mend(x)));
+            let after = vec![
+                (now, Step::Burst(6)),
+                (millis(rng, 5, 150), Step::Power(0)),
+                (micros(rng, 0, 1000), Step::Power(1)),
+            ];
+            steps.push((now, Step::Arm(Trigger::GateOpens, after)));
+            if rng.random_bool(0.4) {
+                // Then the failed copy is the source.
+                steps.push((now, Step::Kill(1 - x)));
+                steps.push((millis(rng, 1, 20), Step::BlankImage(1 - x)));
+            }
+            if rng.random_bool(0.5) {
+                steps.push((now, Step::Kill(x)));
+            }
+            for side in [x, 1 - x] {
+                steps.push((millis(rng, 1, 50), Step::Start(side)));
+            }
+            return;
+        }
         FaultKind::ReadError => {
             steps.push((now, Step::ReadFault(x, rng.random_range(1..4))));
             return;

@@ -579,7 +579,7 @@ impl World {
                 let there = self.nodes[target].disk.volumes[volume].cached;
                 assert_eq!(there, right, "nothing to compare only where nothing differs");
             }
-            Scope::Everything => {
+            Scope::Everything | Scope::Rewrite => {
                 let record = self.nodes[target].disk.record.state;
                 assert!(matches!(record, RecordState::Target { .. }), "P6: F5 before the copy");
                 let durable = self.nodes[source].disk.volumes[volume].durable;
