@@ -19,7 +19,8 @@ pub const CLIENT_BACKLOG_MAX: usize = 4 << 20;
 /// Longest payload of a refused NBD write that is read and dropped to stay in step with the
 /// client, in bytes; above it the connection ends.
 pub const SKIPPED_BYTES_MAX: u32 = 2 * REQUEST_BYTES_MAX;
-/// Payload bytes of requests in flight of all clients of one volume, at most.
+/// Payload bytes of requests and of unsent replies of all clients of one volume, above which
+/// nothing new is begun.
 pub const VOLUME_BYTES_MAX: u64 = 256 << 20;
 /// NBD connections of one node, negotiating and attached, at most.
 pub const CLIENTS_MAX: usize = 1024;

@@ -11,7 +11,7 @@
 //! them nothing is received. So a piece of input that was received below them brings at most
 //! itself on top: `CLIENT_BYTES_MAX` and one piece of payload, `CLIENT_REQUESTS_MAX` and one
 //! piece's headers of requests, one piece of what waits, and `CLIENT_BACKLOG_MAX`, one largest
-//! read and one piece's worth of refusals of replies.
+//! read and one piece's worth of refusals of replies. All clients of a volume share a [`Budget`].
 //! Faults assumed: the client may send anything, stop reading or vanish at any byte.
 //! Not here: the socket (`base::io::socket`), who serves and when (datapath), ghost writes: the
 //! shell checks the socket before a write gets its place (PROTOCOL 2.6 G2), except after a
@@ -35,6 +35,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use self::check::Checked;
 use self::replies::Replies;
 use self::requests::{Entry, Requests};
+use crate::budget::{Budget, Share};
 use crate::exports::Terms;
 use crate::proto::errno::Failure;
 use crate::proto::request::{Command, REQUEST_BYTES, Request};
@@ -130,11 +131,13 @@ pub struct Client {
     replies: Replies,
     /// Reply bytes that the socket holds, as the shell said last.
     backlog: usize,
+    /// Of the volume's memory.
+    share: Share,
 }
 
 impl Client {
-    /// A client that was attached on these terms.
-    pub fn new(terms: Terms) -> Self {
+    /// A client that was attached on these terms, to a volume whose clients share `budget`.
+    pub fn new(terms: Terms, budget: &Budget) -> Self {
         let replies = Replies::new(terms.structured);
         Self {
             terms,
@@ -147,6 +150,7 @@ impl Client {
             ready: VecDeque::new(),
             replies,
             backlog: 0,
+            share: budget.share(),
         }
     }
 
@@ -166,28 +170,61 @@ impl Client {
             }
         } else {
             self.held.extend_from_slice(bytes);
-            self.resume(now);
+            self.take_held(now);
         }
-        self.check_invariants();
+        self.settle();
     }
 
     /// The volume has finished a request that [`Self::poll_request`] handed out.
-    pub fn handle_completion(&mut self, now: Instant, tag: u32, completion: Completion) {
+    pub fn handle_completion(&mut self, tag: u32, completion: Completion) {
         let entry = self.requests.finish(tag);
         if !matches!(self.phase, Phase::Over(_)) {
             self.reply(entry, completion);
-            self.resume(now);
         }
-        self.check_invariants();
+        self.settle();
     }
 
     /// `bytes` of the replies are queued in the socket and not taken by the kernel. To be told
-    /// after each attempt to send. Requests that waited for it are taken now, so the turn is not
-    /// over before [`Self::is_quiet`] says so.
-    pub fn handle_backlog(&mut self, now: Instant, bytes: usize) {
+    /// after each attempt to send.
+    pub fn handle_backlog(&mut self, bytes: usize) {
         self.backlog = bytes;
-        self.resume(now);
-        self.check_invariants();
+        self.settle();
+    }
+
+    /// It is this client's turn: goes on with what waited for room. Nothing else does, so that
+    /// the shell says who gets the room that came free.
+    pub fn resume(&mut self, now: Instant) {
+        while let Some(request) = self.parked.front().copied() {
+            let checked = self.check(&request);
+            if !self.answer(now, &request, checked) {
+                break;
+            }
+            self.parked.pop_front();
+        }
+        self.take_held(now);
+        self.settle();
+    }
+
+    /// Whether [`Self::resume`] would do something now.
+    pub fn can_resume(&self) -> bool {
+        match self.parked.front() {
+            Some(request) => match self.check(request) {
+                Ok(Checked::Ask(_)) => self.has_room(charge_of(request)),
+                Ok(Checked::Nothing | Checked::Receive(_)) | Err(_) => !self.is_backlogged(),
+            },
+            None => match self.input {
+                Input::Header(REQUEST_BYTES) => {
+                    self.reads_on() && self.has_room(self.waiting_write().unwrap_or_default())
+                }
+                Input::Header(_) | Input::Payload { .. } | Input::Skip { .. } => false,
+            },
+        }
+    }
+
+    /// Whether something waits for room.
+    pub fn is_waiting(&self) -> bool {
+        let write_waits = matches!(self.input, Input::Header(REQUEST_BYTES)) && self.reads_on();
+        write_waits || !self.parked.is_empty()
     }
 
     /// The client will send no more. Without a goodbye everything that the volume was not yet
@@ -197,7 +234,7 @@ impl Client {
             Phase::Open | Phase::Stopping => self.hang_up(End::PeerClosed),
             Phase::Leaving | Phase::Over(_) => {}
         }
-        self.check_invariants();
+        self.settle();
     }
 
     /// The connection broke. After a goodbye, what was asked for is done all the same.
@@ -207,7 +244,7 @@ impl Client {
             Phase::Leaving => self.replies.mute(),
             Phase::Over(_) => {}
         }
-        self.check_invariants();
+        self.settle();
     }
 
     /// This node stops: nothing new is begun, everything else is refused, and when what is under
@@ -221,7 +258,7 @@ impl Client {
             }
             self.resume(now);
         }
-        self.check_invariants();
+        self.settle();
     }
 
     /// The next request for the volume, and the tag by which its completion is known.
@@ -239,7 +276,7 @@ impl Client {
     /// Whether there is nothing to poll. A shell that waits for its sockets before that may wait
     /// for ever: what is left may be all that the client will ever ask.
     pub fn is_quiet(&self) -> bool {
-        self.ready.is_empty() && self.replies.is_empty()
+        self.ready.is_empty() && self.replies.is_empty() && !self.can_resume()
     }
 
     /// Whether bytes of the client should be received now. Asked again after every event.
@@ -252,6 +289,17 @@ impl Client {
             Input::Payload { .. } => true,
             Input::Header(REQUEST_BYTES) => false,
             Input::Header(_) | Input::Skip { .. } => self.is_below_caps(1),
+        }
+    }
+
+    /// How many bytes to receive at a time, at most. While the volume has no room that is what the
+    /// payload under way, which has its room, still misses.
+    pub fn input_bytes_max(&self) -> usize {
+        match &self.input {
+            Input::Payload { payload, .. } if !self.share.has_room(self.memory_bytes()) => {
+                payload.missing()
+            }
+            Input::Header(_) | Input::Payload { .. } | Input::Skip { .. } => usize::MAX,
         }
     }
 
@@ -303,15 +351,22 @@ impl Client {
         self.unsent_bytes() >= CLIENT_BACKLOG_MAX
     }
 
-    /// Goes on with what waited for room.
-    fn resume(&mut self, now: Instant) {
-        while let Some(request) = self.parked.front().copied() {
-            let checked = self.check(&request);
-            if !self.answer(now, &request, checked) {
-                break;
-            }
-            self.parked.pop_front();
-        }
+    /// What this client holds of the volume's memory.
+    fn memory_bytes(&self) -> u64 {
+        let payload = match &self.input {
+            Input::Payload { request, .. } => u64::from(request.length),
+            Input::Header(_) | Input::Skip { .. } => 0,
+        };
+        let waiting = self.held.len() + self.parked.len() * size_of::<Request>();
+        self.requests.bytes() + payload + (self.unsent_bytes() + waiting) as u64
+    }
+
+    /// Payload bytes of the write that waits; none if the header is no request.
+    fn waiting_write(&self) -> Option<u64> {
+        Request::parse(&self.header).ok().map(|request| u64::from(request.payload_bytes()))
+    }
+
+    fn take_held(&mut self, now: Instant) {
         let mut held = std::mem::take(&mut self.held);
         let used = self.take_all(now, &held);
         held.advance(used);
@@ -429,10 +484,7 @@ impl Client {
             Err(failure) => self.fail(request.command, request.cookie, failure),
             Ok(Checked::Nothing) => self.replies.put_done(request.cookie, request.command),
             Ok(Checked::Ask(operation)) => {
-                let charge = match operation {
-                    Operation::Read { range } => range.length(),
-                    Operation::Write(_) | Operation::Flush | Operation::Cache { .. } => 0,
-                };
+                let charge = charge_of(request);
                 if !self.has_room(charge) {
                     return false;
                 }
@@ -480,10 +532,15 @@ impl Client {
         self.parked.is_empty() && self.has_room(charge)
     }
 
-    /// Whether `charge` bytes more stay within the caps.
+    /// Whether `charge` bytes more stay within the caps. The volume takes one largest request more
+    /// than its bound, so that small ones cannot keep large ones out.
     fn has_room(&self, charge: u64) -> bool {
         let used = self.requests.bytes() + self.unsent_bytes() as u64;
-        self.requests.has_room() && !self.is_backlogged() && used + charge <= CLIENT_BYTES_MAX
+        let volume_has_room = charge == 0 || self.share.has_room(self.memory_bytes());
+        volume_has_room
+            && self.requests.has_room()
+            && !self.is_backlogged()
+            && used + charge <= CLIENT_BYTES_MAX
     }
 
     fn reply(&mut self, entry: Entry, completion: Completion) {
@@ -519,6 +576,12 @@ impl Client {
         }
     }
 
+    /// The end of an event.
+    fn settle(&mut self) {
+        self.share.set(self.memory_bytes());
+        self.check_invariants();
+    }
+
     fn check_invariants(&self) {
         assert!(self.ready.len() <= self.requests.len(), "what waits is in flight");
         if !self.reads_on() {
@@ -526,14 +589,18 @@ impl Client {
         }
         if !self.held.is_empty() {
             assert!(matches!(self.input, Input::Header(REQUEST_BYTES)), "bytes wait for a reason");
-            let write =
-                Request::parse(&self.header).map(|request| request.payload_bytes() as usize);
+            let whole = |length| self.held.len() as u64 >= length;
             assert!(
-                write.is_ok_and(|length| self.held.len() < length),
+                self.waiting_write().is_some_and(|length| !whole(length)),
                 "G2a: a write that is whole in memory is handed out"
             );
         }
     }
+}
+
+/// Payload bytes of the answer to a request without payload.
+fn charge_of(request: &Request) -> u64 {
+    if request.command == Command::Read { u64::from(request.length) } else { 0 }
 }
 
 #[cfg(test)]

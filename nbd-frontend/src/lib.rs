@@ -2,13 +2,15 @@
 //! back to replies (NBD.md 1.1 to 1.3 and 1.5).
 //!
 //! Cores: [`negotiation`] (bytes of the handshake), [`client`] (one attached connection),
-//! [`admission`] (who may negotiate, and for how long), [`exports`] (what can be attached).
+//! [`budget`] (the memory of all clients of a volume), [`admission`] (who may negotiate, and for how
+//! long), [`exports`] (what can be attached).
 //! Not here: what a volume does with a request (datapath), who fills the table of exports and
 //! drives the attached connections (control-plane). EXTENDED_HEADERS and metadata contexts are not
 //! offered.
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod budget;
 pub mod client;
 pub mod exports;
 pub mod negotiation;

@@ -1,6 +1,5 @@
-use base::limits::{CLIENT_REQUESTS_MAX, TURN_BYTES_MAX};
+use base::limits::{CLIENT_REQUESTS_MAX, TURN_BYTES_MAX, VOLUME_BYTES_MAX};
 use base::range::ByteRange;
-use base::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
@@ -25,6 +24,10 @@ const EIO: u32 = 5;
 const EINVAL: u32 = 22;
 const ENOSPC: u32 = 28;
 const ESHUTDOWN: u32 = 108;
+
+fn attached(terms: Terms) -> Client {
+    Client::new(terms, &Budget::default())
+}
 
 fn terms(structured: bool) -> Terms {
     Terms { export: ExportInfo::new("vol0".parse().expect("a name"), SIZE), structured }
@@ -120,7 +123,8 @@ fn output(client: &mut Client) -> Vec<u8> {
         assert!(!piece.is_empty());
         bytes.extend_from_slice(&piece);
     }
-    client.handle_backlog(NOW, 0);
+    client.handle_backlog(0);
+    client.resume(NOW);
     bytes
 }
 
@@ -136,16 +140,21 @@ fn completion_of(operation: &Operation) -> Completion {
 /// Completes everything there is, as a volume without faults.
 fn complete_all(client: &mut Client) -> Vec<Operation> {
     let mut asked = Vec::new();
-    while let Some((tag, operation)) = client.poll_request() {
-        client.handle_completion(NOW, tag, completion_of(&operation));
-        asked.push(operation);
+    loop {
+        while let Some((tag, operation)) = client.poll_request() {
+            client.handle_completion(tag, completion_of(&operation));
+            asked.push(operation);
+        }
+        if !client.can_resume() {
+            return asked;
+        }
+        client.resume(NOW);
     }
-    asked
 }
 
 /// Feeds one request to a fresh client and returns what the volume was asked and what was said.
 fn one(structured: bool, bytes: &[u8]) -> (Vec<Operation>, Vec<Reply>) {
-    let mut client = Client::new(terms(structured));
+    let mut client = attached(terms(structured));
     client.handle_bytes(NOW, bytes);
     let asked = complete_all(&mut client);
     let said = output(&mut client);
@@ -171,14 +180,14 @@ fn reads_return_their_data() {
 #[test]
 fn the_data_of_a_read_is_not_copied() {
     for structured in [false, true] {
-        let mut client = Client::new(terms(structured));
+        let mut client = attached(terms(structured));
         client.handle_bytes(NOW, &header(READ, 0, 1, 0, 4096));
         client.handle_bytes(NOW, &header(FLUSH, 0, 2, 0, 0));
         let (tag, _) = client.poll_request().expect("a read");
         let (flush, _) = client.poll_request().expect("a flush");
         let data = Bytes::from(vec![0x5a; 4096]);
-        client.handle_completion(NOW, tag, Completion::Data(data.clone()));
-        client.handle_completion(NOW, flush, Completion::Done);
+        client.handle_completion(tag, Completion::Data(data.clone()));
+        client.handle_completion(flush, Completion::Done);
         let pieces: Vec<_> = std::iter::from_fn(|| client.poll_output()).collect();
         assert_eq!(pieces.len(), 3);
         assert_eq!(pieces[1].as_ptr(), data.as_ptr());
@@ -187,7 +196,7 @@ fn the_data_of_a_read_is_not_copied() {
 
 #[test]
 fn small_replies_of_a_turn_leave_in_one_piece() {
-    let mut client = Client::new(terms(true));
+    let mut client = attached(terms(true));
     let requests: Vec<u8> = (0..50).flat_map(|n| header(FLUSH, 0, n, 0, 0)).collect();
     client.handle_bytes(NOW, &requests);
     assert_eq!(complete_all(&mut client).len(), 50);
@@ -201,7 +210,7 @@ fn writes_carry_their_payload_aligned_and_once() {
     let data: Vec<u8> = (0..8192u32).map(|n| n as u8).collect();
     let mut bytes = write(3, 512, &data);
     bytes.extend(header(FLUSH, 0, 4, 0, 0));
-    let mut client = Client::new(terms(false));
+    let mut client = attached(terms(false));
     client.handle_bytes(NOW, &bytes);
     let (_, operation) = client.poll_request().expect("a write");
     let Operation::Write(Write { range: at, content: Content::Data(payload), fua: false }) =
@@ -260,7 +269,7 @@ fn every_refusal_keeps_both_sides_in_step() {
 
 #[test]
 fn a_read_only_export_consumes_the_payload_and_says_so() {
-    let mut client = Client::new(Terms {
+    let mut client = attached(Terms {
         export: ExportInfo { read_only: true, ..terms(false).export },
         structured: false,
     });
@@ -275,7 +284,7 @@ fn a_read_only_export_consumes_the_payload_and_says_so() {
 fn nothing_is_asked_for_nothing_and_answered_at_once() {
     for command in [READ, WRITE, TRIM, CACHE, ZEROES] {
         let bytes = header(command, 1, 4, 0, 0);
-        let mut client = Client::new(terms(false));
+        let mut client = attached(terms(false));
         client.handle_bytes(NOW, &bytes);
         assert_eq!(client.poll_request(), None);
         assert_eq!(split_simple(&output(&mut client), |_| 0), [done(4)]);
@@ -302,10 +311,10 @@ fn failures_of_the_volume_are_told() {
     for (error, errno) in [(RequestError::Io, EIO), (RequestError::ShuttingDown, ESHUTDOWN)] {
         for structured in [false, true] {
             for bytes in [header(READ, 0, 8, 0, 512), write(8, 0, &[0; 512])] {
-                let mut client = Client::new(terms(structured));
+                let mut client = attached(terms(structured));
                 client.handle_bytes(NOW, &bytes);
                 let (tag, _) = client.poll_request().expect("a request");
-                client.handle_completion(NOW, tag, Completion::Failed(error));
+                client.handle_completion(tag, Completion::Failed(error));
                 let said = output(&mut client);
                 let expected = match structured {
                     false => Simple { cookie: 8, errno },
@@ -319,7 +328,7 @@ fn failures_of_the_volume_are_told() {
 
 #[test]
 fn completions_come_in_any_order_and_find_their_cookies() {
-    let mut client = Client::new(terms(true));
+    let mut client = attached(terms(true));
     for cookie in 0..10 {
         let command = if cookie % 2 == 0 { READ } else { TRIM };
         client.handle_bytes(NOW, &header(command, 0, 100 + cookie, cookie * 512, 512));
@@ -327,7 +336,7 @@ fn completions_come_in_any_order_and_find_their_cookies() {
     let mut asked: Vec<_> = std::iter::from_fn(|| client.poll_request()).collect();
     asked.reverse();
     for (tag, operation) in &asked {
-        client.handle_completion(NOW, *tag, completion_of(operation));
+        client.handle_completion(*tag, completion_of(operation));
     }
     let said = split_structured(&output(&mut client));
     let expected: Vec<_> = (0..10)
@@ -343,7 +352,7 @@ fn completions_come_in_any_order_and_find_their_cookies() {
 #[test]
 fn a_wrong_magic_number_ends_the_connection_at_once() {
     for magic in [0u32, 0x21e4_1c71, 0x2560_9512] {
-        let mut client = Client::new(terms(false));
+        let mut client = attached(terms(false));
         let mut bytes = header(TRIM, 0, 1, 0, 512);
         bytes.extend(header(FLUSH, 0, 2, 0, 0));
         bytes[28..32].copy_from_slice(&magic.to_be_bytes());
@@ -359,20 +368,20 @@ fn a_wrong_magic_number_ends_the_connection_at_once() {
 
 #[test]
 fn an_absurd_payload_ends_the_connection_and_a_sane_one_does_not() {
-    let mut client = Client::new(terms(false));
+    let mut client = attached(terms(false));
     client.handle_bytes(NOW, &header(WRITE, 0, 1, 0, SKIPPED_BYTES_MAX));
     assert_eq!(client.ended(), None);
-    let mut client = Client::new(terms(false));
+    let mut client = attached(terms(false));
     client.handle_bytes(NOW, &header(WRITE, 0, 1, 0, SKIPPED_BYTES_MAX + 1));
     assert_eq!(client.ended(), Some(End::AbsurdLength(SKIPPED_BYTES_MAX + 1)));
-    let mut client = Client::new(terms(false));
+    let mut client = attached(terms(false));
     client.handle_bytes(NOW, &header(WRITE, 0, 1, 0, u32::MAX));
     assert!(client.ended().is_some_and(|end| !end.is_orderly()));
 }
 
 #[test]
 fn a_goodbye_completes_what_is_outstanding() {
-    let mut client = Client::new(terms(false));
+    let mut client = attached(terms(false));
     for cookie in 0..20 {
         client.handle_bytes(NOW, &write(cookie, cookie * 512, &[1; 512]));
     }
@@ -383,7 +392,7 @@ fn a_goodbye_completes_what_is_outstanding() {
     assert!(client.has_said_goodbye() && !client.wants_input());
     client.handle_peer_closed();
     assert_eq!(client.ended(), None);
-    client.handle_completion(NOW, first, Completion::Done);
+    client.handle_completion(first, Completion::Done);
     assert_eq!(complete_all(&mut client).len(), 19);
     assert_eq!(client.ended(), None, "replies are still to be sent");
     let said = split_simple(&output(&mut client), |_| 0);
@@ -395,7 +404,7 @@ fn a_goodbye_completes_what_is_outstanding() {
 
 #[test]
 fn after_a_goodbye_a_broken_connection_only_costs_the_replies() {
-    let mut client = Client::new(terms(false));
+    let mut client = attached(terms(false));
     for cookie in 0..3 {
         client.handle_bytes(NOW, &write(cookie, cookie * 512, &[1; 512]));
     }
@@ -415,7 +424,7 @@ fn without_a_goodbye_what_was_not_asked_for_is_dropped() {
         (Client::handle_connection_lost, End::ConnectionLost),
     ];
     for (event, end) in rows {
-        let mut client = Client::new(terms(false));
+        let mut client = attached(terms(false));
         client.handle_bytes(NOW, &write(1, 0, &[1; 512]));
         client.handle_bytes(NOW, &write(2, 0, &[1; 512]));
         client.handle_bytes(NOW, &header(WRITE, 0, 3, 0, 512));
@@ -424,7 +433,7 @@ fn without_a_goodbye_what_was_not_asked_for_is_dropped() {
         assert_eq!(client.ended(), Some(end));
         assert_eq!(client.poll_request(), None);
         assert_eq!(client.requests_in_flight(), 1);
-        client.handle_completion(NOW, tag, Completion::Done);
+        client.handle_completion(tag, Completion::Done);
         assert_eq!((client.requests_in_flight(), client.poll_output()), (0, None));
         assert!(!end.is_orderly());
     }
@@ -432,7 +441,7 @@ fn without_a_goodbye_what_was_not_asked_for_is_dropped() {
 
 #[test]
 fn a_stopping_node_answers_everything_and_leaves() {
-    let mut client = Client::new(terms(false));
+    let mut client = attached(terms(false));
     client.handle_bytes(NOW, &write(1, 0, &[1; 512]));
     client.handle_bytes(NOW, &write(2, 512, &[1; 512]));
     let (tag, _) = client.poll_request().expect("the first write");
@@ -446,7 +455,7 @@ fn a_stopping_node_answers_everything_and_leaves() {
     let said = split_simple(&output(&mut client), |_| 0);
     assert_eq!(said, [2, 3, 4, 5].map(refused));
     assert_eq!(client.ended(), None, "one write is under way");
-    client.handle_completion(NOW, tag, Completion::Done);
+    client.handle_completion(tag, Completion::Done);
     assert_eq!(client.ended(), None);
     assert_eq!(split_simple(&output(&mut client), |_| 0), [done(1)]);
     assert_eq!(client.ended(), Some(End::ShuttingDown));
@@ -454,7 +463,7 @@ fn a_stopping_node_answers_everything_and_leaves() {
 
 #[test]
 fn requests_are_bounded_and_the_rest_waits_in_order() {
-    let mut client = Client::new(terms(false));
+    let mut client = attached(terms(false));
     let count = CLIENT_REQUESTS_MAX as u64 + 10;
     let bytes: Vec<u8> = (0..count).flat_map(|n| header(FLUSH, 0, n, 0, 0)).collect();
     client.handle_bytes(NOW, &bytes);
@@ -466,8 +475,10 @@ fn requests_are_bounded_and_the_rest_waits_in_order() {
     }
     assert_eq!(asked.len(), CLIENT_REQUESTS_MAX);
     for tag in asked {
-        client.handle_completion(NOW, tag, Completion::Done);
+        client.handle_completion(tag, Completion::Done);
     }
+    assert!(!client.wants_input() && client.can_resume());
+    client.resume(NOW);
     assert!(client.wants_input());
     assert_eq!(complete_all(&mut client).len(), 10);
     let said = split_simple(&output(&mut client), |_| 0);
@@ -478,7 +489,7 @@ fn requests_are_bounded_and_the_rest_waits_in_order() {
 /// which a part is missing waits, and so does what changes nothing.
 #[test]
 fn changes_that_came_are_handed_out_above_the_caps() {
-    let mut client = Client::new(terms(false));
+    let mut client = attached(terms(false));
     let full: Vec<u8> =
         (0..CLIENT_REQUESTS_MAX as u64).flat_map(|n| header(READ, 0, n, 0, 256 << 10)).collect();
     client.handle_bytes(NOW, &full);
@@ -510,7 +521,7 @@ fn changes_that_came_are_handed_out_above_the_caps() {
 fn nothing_is_received_above_the_caps_whatever_the_next_byte_is() {
     let part = |length: u32| [header(WRITE, 0, 0, 0, length), vec![1; 2]].concat();
     for last in [vec![], vec![0x25, 0x60], part(512), part(3), header(WRITE, 0, 0, 0, 512)] {
-        let mut client = Client::new(terms(false));
+        let mut client = attached(terms(false));
         let count = CLIENT_REQUESTS_MAX as u64;
         let full: Vec<u8> = (0..count).flat_map(|n| header(TRIM, 0, n, 0, 512)).collect();
         client.handle_bytes(NOW, &[full, last].concat());
@@ -523,7 +534,7 @@ fn nothing_is_received_above_the_caps_whatever_the_next_byte_is() {
 
 #[test]
 fn what_waits_at_a_goodbye_is_done_before_the_end() {
-    let mut client = Client::new(terms(false));
+    let mut client = attached(terms(false));
     let count = CLIENT_REQUESTS_MAX as u64 + 1;
     let mut bytes: Vec<u8> = (0..count).flat_map(|n| header(FLUSH, 0, n, 0, 0)).collect();
     bytes.extend(header(DISC, 0, 0, 0, 0));
@@ -536,7 +547,7 @@ fn what_waits_at_a_goodbye_is_done_before_the_end() {
 
 #[test]
 fn what_waits_for_room_is_refused_when_the_node_stops() {
-    let mut client = Client::new(terms(false));
+    let mut client = attached(terms(false));
     let full: Vec<u8> =
         (0..CLIENT_REQUESTS_MAX as u64).flat_map(|n| header(FLUSH, 0, n, 0, 0)).collect();
     client.handle_bytes(NOW, &full);
@@ -552,7 +563,7 @@ fn what_waits_for_room_is_refused_when_the_node_stops() {
 #[test]
 fn bytes_in_flight_are_bounded() {
     for command in [READ, WRITE] {
-        let mut client = Client::new(terms(false));
+        let mut client = attached(terms(false));
         let mut fed = 0;
         while client.wants_input() {
             client.handle_bytes(NOW, &header(command, 0, fed, 0, 24 << 20));
@@ -564,30 +575,57 @@ fn bytes_in_flight_are_bounded() {
         assert_eq!(client.bytes_in_flight(), 48 << 20);
         assert_eq!(fed, 3, "the third one waits");
         let (tag, operation) = client.poll_request().expect("the first one");
-        client.handle_completion(NOW, tag, completion_of(&operation));
+        client.handle_completion(tag, completion_of(&operation));
         output(&mut client);
         assert!(client.wants_input(), "there is room again");
     }
 }
 
 #[test]
+fn the_clients_of_a_volume_share_its_room_and_finish_what_they_have_begun() {
+    let budget = Budget::default();
+    let mut clients: Vec<_> = (0..12).map(|_| Client::new(terms(false), &budget)).collect();
+    for client in &mut clients {
+        client.handle_bytes(NOW, &header(WRITE, 0, 1, 0, REQUEST_BYTES_MAX));
+    }
+    assert_eq!(budget.used_bytes(), VOLUME_BYTES_MAX);
+    let (begun, waiting) = clients.split_at_mut(8);
+    assert!(begun.iter().all(|c| c.wants_input() && !c.is_waiting()));
+    assert!(begun.iter().all(|c| c.input_bytes_max() == REQUEST_BYTES_MAX as usize));
+    assert!(waiting.iter().all(|c| c.is_waiting() && !c.wants_input() && !c.can_resume()));
+    begun[0].handle_bytes(NOW, &vec![7; REQUEST_BYTES_MAX as usize]);
+    assert!(!begun[0].wants_input(), "a new one has no room");
+    let (tag, _) = begun[0].poll_request().expect("the write is whole");
+    begun[0].handle_completion(tag, Completion::Done);
+    output(&mut begun[0]);
+    for client in waiting.iter_mut() {
+        assert!(client.can_resume(), "whose turn it is takes the room");
+    }
+    waiting[2].resume(NOW);
+    assert!(waiting[2].wants_input() && waiting.iter().all(|c| !c.can_resume()));
+    clients.clear();
+    assert_eq!(budget.used_bytes(), 0);
+}
+
+#[test]
 fn a_client_that_does_not_read_is_not_read_either() {
-    let mut client = Client::new(terms(true));
+    let mut client = attached(terms(true));
     client.handle_bytes(NOW, &header(READ, 0, 1, 0, 8 << 20));
     let (tag, operation) = client.poll_request().expect("a read");
-    client.handle_completion(NOW, tag, completion_of(&operation));
+    client.handle_completion(tag, completion_of(&operation));
     assert!(!client.wants_input(), "output waits here");
     let mut queued = 0;
     while let Some(piece) = client.poll_output() {
         queued += piece.len();
     }
-    client.handle_backlog(NOW, queued);
+    client.handle_backlog(queued);
     assert!(!client.wants_input(), "output waits in the socket");
     client.handle_bytes(NOW, &header(READ, 0, 2, 0, 512));
     client.handle_bytes(NOW, &header(READ, 0, 3, 0, 512));
     assert_eq!(client.poll_request(), None);
     assert!(client.is_quiet());
-    client.handle_backlog(NOW, CLIENT_BACKLOG_MAX - 1);
+    client.handle_backlog(CLIENT_BACKLOG_MAX - 1);
+    client.resume(NOW);
     assert!(client.wants_input() && !client.is_quiet(), "what was kept is asked for now");
     assert_eq!(complete_all(&mut client).len(), 2);
 }
@@ -595,7 +633,7 @@ fn a_client_that_does_not_read_is_not_read_either() {
 /// A turn of requests that are answered at once costs a few megabytes, and no second turn is read.
 #[test]
 fn refusals_do_not_pile_up() {
-    let mut client = Client::new(terms(true));
+    let mut client = attached(terms(true));
     let turn: Vec<u8> =
         (0..TURN_BYTES_MAX as u64 / 28).flat_map(|n| header(99, 0, n, 0, 0)).collect();
     let mut turns = 0;
@@ -614,11 +652,11 @@ fn refusals_do_not_pile_up() {
 
 #[test]
 fn a_request_in_flight_is_known_by_its_tag() {
-    let mut client = Client::new(terms(false));
+    let mut client = attached(terms(false));
     client.handle_bytes(NOW, &header(TRIM, 0, 1, 0, 512));
     let (tag, _) = client.poll_request().expect("a trim");
     assert_eq!(client.in_flight(tag), Some(InFlight { command: Command::Trim, begun: NOW }));
-    client.handle_completion(NOW + Duration::from_secs(1), tag, Completion::Done);
+    client.handle_completion(tag, Completion::Done);
     assert_eq!(client.in_flight(tag), None);
     assert_eq!(client.in_flight(77), None);
 }
@@ -626,10 +664,10 @@ fn a_request_in_flight_is_known_by_its_tag() {
 #[test]
 #[should_panic(expected = "a read returns what was asked for")]
 fn a_read_of_another_length_is_a_bug() {
-    let mut client = Client::new(terms(false));
+    let mut client = attached(terms(false));
     client.handle_bytes(NOW, &header(READ, 0, 1, 0, 1024));
     let (tag, _) = client.poll_request().expect("a read");
-    client.handle_completion(NOW, tag, Completion::Data(Bytes::from_static(&[0; 512])));
+    client.handle_completion(tag, Completion::Data(Bytes::from_static(&[0; 512])));
 }
 
 /// Requests, most of them legal, some not, now and then noise.
@@ -658,7 +696,7 @@ fn requests() -> impl Strategy<Value = Vec<u8>> {
 /// Everything that `input` leads to, handed in in pieces of the given lengths to a volume that
 /// answers in order and at once.
 fn run(structured: bool, input: &[u8], cuts: &[usize]) -> (Vec<Operation>, Vec<u8>, Option<End>) {
-    let mut client = Client::new(terms(structured));
+    let mut client = attached(terms(structured));
     let (mut asked, mut said) = (Vec::new(), Vec::new());
     let mut cuts = cuts.iter().cycle();
     let mut rest = input;
@@ -696,7 +734,7 @@ proptest! {
         input in prop::collection::vec(any::<u8>(), 0..2000),
         valid_start in any::<bool>(),
     ) {
-        let mut client = Client::new(terms(true));
+        let mut client = attached(terms(true));
         let mut bytes = if valid_start { REQUEST_MAGIC.to_be_bytes().to_vec() } else { vec![] };
         bytes.extend_from_slice(&input);
         client.handle_bytes(NOW, &bytes);
@@ -704,7 +742,7 @@ proptest! {
         while let Some((tag, operation)) = client.poll_request() {
             let small = !matches!(operation, Operation::Read { range } if range.length() > 1 << 16);
             if small {
-                client.handle_completion(NOW, tag, completion_of(&operation));
+                client.handle_completion(tag, completion_of(&operation));
             }
         }
         output(&mut client);
@@ -717,7 +755,7 @@ proptest! {
         steps in prop::collection::vec((0u8..9, any::<u16>()), 1..300),
         shutdown_at in prop::option::of(0usize..300),
     ) {
-        let mut client = Client::new(terms(true));
+        let mut client = attached(terms(true));
         let mut open: Vec<(u32, Operation)> = Vec::new();
         let mut said = Vec::new();
         let (mut sent, mut backlog) = (0u64, 0usize);
@@ -734,7 +772,7 @@ proptest! {
                         0 => Completion::Failed(RequestError::Io),
                         _ => completion_of(&operation),
                     };
-                    client.handle_completion(NOW, tag, completion);
+                    client.handle_completion(tag, completion);
                 }
                 7 => while let Some(piece) = client.poll_output() {
                     backlog += piece.len();
@@ -742,7 +780,8 @@ proptest! {
                 },
                 _ => {
                     backlog /= usize::from(number % 5) + 1;
-                    client.handle_backlog(NOW, backlog);
+                    client.handle_backlog(backlog);
+                    client.resume(NOW);
                 }
             }
             if shutdown_at == Some(index) {
@@ -756,7 +795,7 @@ proptest! {
         while client.requests_in_flight() > 0 || client.unsent_bytes() > 0 {
             open.extend(std::iter::from_fn(|| client.poll_request()));
             for (tag, operation) in open.drain(..) {
-                client.handle_completion(NOW, tag, completion_of(&operation));
+                client.handle_completion(tag, completion_of(&operation));
             }
             answers.extend(split_structured(&output(&mut client)));
         }
@@ -777,7 +816,7 @@ proptest! {
         piece in 40usize..3000,
         completed in 0usize..4,
     ) {
-        let mut client = Client::new(terms(true));
+        let mut client = attached(terms(true));
         let mut input = Vec::new();
         // Where each change ends in the input.
         let mut changes = Vec::new();
@@ -805,7 +844,7 @@ proptest! {
             for _ in 0..completed {
                 let Some((tag, operation)) = client.poll_request() else { break };
                 known += usize::from(matches!(operation, Operation::Write(_)));
-                client.handle_completion(NOW, tag, completion_of(&operation));
+                client.handle_completion(tag, completion_of(&operation));
             }
             while let Some((_, operation)) = client.poll_request() {
                 known += usize::from(matches!(operation, Operation::Write(_)));

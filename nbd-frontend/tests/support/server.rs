@@ -12,6 +12,7 @@ use base::limits::{TURN_BYTES_MAX, Timers};
 use base::request::{Completion, Content, Operation, Write};
 use bytes::Bytes;
 use nbd_frontend::admission::Caps;
+use nbd_frontend::budget::Budget;
 use nbd_frontend::client::{Client, End};
 use nbd_frontend::exports::{ExportInfo, ExportTable};
 use nbd_frontend::io::acceptor::{Acceptor, AcceptorConfig, Attached, Place};
@@ -172,7 +173,7 @@ fn wait(bell: &OwnedFd, clients: &[Served]) {
 impl Served {
     fn new(attached: Attached) -> Self {
         let Attached { socket, terms, leftover, host, place, .. } = attached;
-        let mut client = Client::new(terms);
+        let mut client = Client::new(terms, &Budget::default());
         client.handle_bytes(clock::now(), &leftover);
         let host = host.map(|host| host.to_string());
         Self { socket, client, host, input_open: true, place: Some(place) }
@@ -197,8 +198,9 @@ impl Served {
             }
         }
         loop {
+            client.resume(clock::now());
             while let Some((tag, operation)) = client.poll_request() {
-                client.handle_completion(clock::now(), tag, perform(&operation, memory));
+                client.handle_completion(tag, perform(&operation, memory));
             }
             while let Some(piece) = client.poll_output() {
                 socket.queue(piece);
@@ -206,7 +208,7 @@ impl Served {
             if socket.flush().is_err() {
                 client.handle_connection_lost();
             }
-            client.handle_backlog(clock::now(), socket.backlog());
+            client.handle_backlog(socket.backlog());
             if client.is_quiet() {
                 break;
             }

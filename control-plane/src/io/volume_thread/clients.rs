@@ -1,6 +1,6 @@
 //! The attached NBD clients of one volume: sockets and their cores.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use base::ids::ClientId;
@@ -9,6 +9,7 @@ use base::io::socket::Socket;
 use base::limits::TURN_BYTES_MAX;
 use base::request::{Completion, Operation, RequestId};
 use datapath::outbox::CloseReason;
+use nbd_frontend::budget::Budget;
 use nbd_frontend::client::Client;
 use nbd_frontend::io::acceptor::{Attached, Place};
 use nbd_frontend::proto::request::Command;
@@ -28,13 +29,24 @@ struct Connection {
     _place: Place,
 }
 
+/// Who takes the requests.
+pub(super) trait Intake {
+    /// Whether more may be received, because the data link can take them at once (G2a) and few
+    /// enough are under way.
+    fn is_open(&self) -> bool;
+    /// A request that is here.
+    fn take(&mut self, id: RequestId, operation: Operation);
+}
+
 #[derive(Default)]
 pub(super) struct Clients {
     connections: BTreeMap<ClientId, Connection>,
     /// Those that have something to receive, to send or to end: a turn looks at no others.
     active: BTreeSet<ClientId>,
-    /// Requests that became ready outside of a receive.
-    ready: VecDeque<(RequestId, Operation)>,
+    /// What they hold in memory together.
+    budget: Budget,
+    /// Whose turn is first: the one behind the last that was given room while there was some.
+    first: ClientId,
     next_id: u64,
 }
 
@@ -54,7 +66,7 @@ impl Clients {
 
     pub(super) fn attach(&mut self, id: ClientId, attached: Attached) {
         let Attached { mut socket, terms, leftover, peer, host: _, place } = attached;
-        let mut client = Client::new(terms);
+        let mut client = Client::new(terms, &self.budget);
         client.handle_bytes(clock::now(), &leftover);
         let decrypted = socket.receive_decrypted(|bytes| client.handle_bytes(clock::now(), bytes));
         if decrypted.is_err() {
@@ -83,39 +95,39 @@ impl Clients {
         }
     }
 
-    /// Whether the next turn has something to hand on.
-    pub(super) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
-    }
-
-    /// Whether the next turn has something to receive.
+    /// Whether the next turn has something to receive or to go on with.
     pub(super) fn has_input(&self) -> bool {
-        let wants = |id| {
-            let connection: &Connection = &self.connections[id];
-            connection.readable && connection.client.wants_input()
+        let goes_on = |id| {
+            let Connection { client, readable, .. } = &self.connections[id];
+            (*readable && client.wants_input()) || client.can_resume()
         };
-        self.active.iter().any(wants)
+        self.active.iter().any(goes_on)
     }
 
-    /// Hands on every request that is here, and if `receives`, what comes from every client that
-    /// has something and may send.
-    pub(super) fn receive(
-        &mut self,
-        scratch: &mut [u8],
-        receives: bool,
-        mut request: impl FnMut(RequestId, Operation),
-    ) {
-        for (id, operation) in self.ready.drain(..) {
-            request(id, operation);
-        }
-        for id in &self.active {
+    /// One turn of each client: what waited for room, and what came, as far as there is room.
+    /// Every request that is here is handed on, room or not. Asked before each, so that all
+    /// together exceed a bound by no more than one of them does in its turn.
+    pub(super) fn receive(&mut self, scratch: &mut [u8], intake: &mut impl Intake) {
+        let in_turn = self.active.range(self.first..).chain(self.active.range(..self.first));
+        let mut last = None;
+        for id in in_turn {
             let connection = self.connections.get_mut(id).expect("an active one is attached");
-            if receives {
+            let has_room = intake.is_open() && !self.budget.is_spent();
+            let before = self.budget.used_bytes();
+            if intake.is_open() {
                 connection.receive(scratch);
             }
+            let mut served = self.budget.used_bytes() > before;
             while let Some((tag, operation)) = connection.client.poll_request() {
-                request(RequestId { client: *id, tag }, operation);
+                intake.take(RequestId { client: *id, tag }, operation);
+                served = true;
             }
+            if has_room && served {
+                last = Some(*id);
+            }
+        }
+        if let Some(ClientId(last)) = last {
+            self.first = ClientId(last + 1);
         }
     }
 
@@ -135,14 +147,13 @@ impl Clients {
                     latencies.count_error(op);
                 }
             }
-            connection.client.handle_completion(now, id.tag, completion);
+            connection.client.handle_completion(id.tag, completion);
             self.active.insert(id.client);
         }
     }
 
     pub(super) fn close(&mut self, client: ClientId, why: &CloseReason) {
         self.active.remove(&client);
-        self.ready.retain(|(id, _)| id.client != client);
         if let Some(connection) = self.connections.remove(&client) {
             info!(peer = %connection.peer, reason = %why, "closing an NBD client");
         }
@@ -157,7 +168,6 @@ impl Clients {
             return;
         }
         self.active.clear();
-        self.ready.clear();
         for (_, connection) in std::mem::take(&mut self.connections) {
             info!(peer = %connection.peer, reason = %why, "closing an NBD client");
         }
@@ -173,10 +183,7 @@ impl Clients {
                 over.push(*id);
                 continue;
             }
-            while let Some((tag, operation)) = connection.client.poll_request() {
-                self.ready.push_back((RequestId { client: *id, tag }, operation));
-            }
-            if !connection.readable {
+            if !connection.readable && !connection.client.is_waiting() {
                 idle.push(*id);
             }
         }
@@ -185,7 +192,6 @@ impl Clients {
         }
         for id in &over {
             self.active.remove(id);
-            self.ready.retain(|(request, _)| request.client != *id);
             self.connections.remove(id);
         }
         over
@@ -208,10 +214,11 @@ impl Connection {
     fn receive(&mut self, scratch: &mut [u8]) {
         let now = clock::now();
         let client = &mut self.client;
+        client.resume(now);
         let mut budget = TURN_BYTES_MAX;
         while self.readable && client.wants_input() && budget > 0 {
             // One piece at a time: the client may have had enough after any of them.
-            let piece = scratch.len().min(budget);
+            let piece = scratch.len().min(budget).min(client.input_bytes_max());
             let received = self
                 .socket
                 .receive(&mut scratch[..piece], 1, |bytes| client.handle_bytes(now, bytes));
@@ -237,24 +244,14 @@ impl Connection {
 
     /// `true` when the connection is over.
     fn flush(&mut self) -> bool {
-        let now = clock::now();
-        loop {
-            let mut queued = false;
-            while let Some(piece) = self.client.poll_output() {
-                self.socket.queue(piece);
-                queued = true;
-            }
-            if !self.broken && self.socket.wants_write() && self.socket.flush().is_err() {
-                self.broken = true;
-                self.client.handle_connection_lost();
-            }
-            // Room in the socket may let the client answer more of what it has.
-            let backlog = if self.broken { 0 } else { self.socket.backlog() };
-            self.client.handle_backlog(now, backlog);
-            if !queued {
-                break;
-            }
+        while let Some(piece) = self.client.poll_output() {
+            self.socket.queue(piece);
         }
+        if !self.broken && self.socket.wants_write() && self.socket.flush().is_err() {
+            self.broken = true;
+            self.client.handle_connection_lost();
+        }
+        self.client.handle_backlog(if self.broken { 0 } else { self.socket.backlog() });
         match self.client.ended() {
             None => false,
             Some(end) => {
@@ -271,3 +268,6 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

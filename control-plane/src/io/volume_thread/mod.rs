@@ -19,6 +19,7 @@ use base::ids::{ConnNonce, VolumeIndex};
 use base::io::clock;
 use base::io::socket::Socket;
 use base::limits::{LINK_BACKLOG_MAX, TURN_BYTES_MAX, WRITES_MAX};
+use base::request::{Operation, RequestId};
 use base::time::{Duration, Instant};
 use datapath::io::engine::Engine;
 use datapath::outbox::Action;
@@ -32,7 +33,7 @@ use tokio::sync::mpsc;
 
 use super::mailbox::{Receiver, SharedGate};
 use super::metrics::Latencies;
-use clients::Clients;
+use clients::{Clients, Intake};
 use link::Link;
 
 /// Letters that wait for a volume thread, at most.
@@ -214,7 +215,6 @@ impl VolumeThread {
         self.mail.has_mail()
             || self.engine.has_completions()
             || self.link.as_ref().is_some_and(Link::is_readable)
-            || self.clients.has_ready()
             || (self.takes_requests() && self.clients.has_input())
     }
 
@@ -308,18 +308,13 @@ impl VolumeThread {
         }
     }
 
-    /// G2a, and the bound on writes under way.
     fn takes_requests(&self) -> bool {
-        let backlog = self.link.as_ref().map_or(0, Link::backlog);
-        backlog < LINK_BACKLOG_MAX && self.volume.load() < WRITES_MAX
+        takes_requests(&self.volume, self.link.as_ref())
     }
 
     fn receive_clients(&mut self) {
-        let receives = self.takes_requests();
-        let volume = &mut self.volume;
-        self.clients.receive(&mut self.scratch, receives, |id, operation| {
-            volume.handle_request(id, operation);
-        });
+        let Self { clients, volume, link, scratch, .. } = self;
+        clients.receive(scratch, &mut VolumeIntake { volume, link: link.as_ref() });
     }
 
     /// Feeds completions, settles, carries out actions, until nothing is left that needs no waiting.
@@ -383,6 +378,26 @@ impl VolumeThread {
         }
         self.drain_actions();
         self.counters.clients.store(self.clients.len() as u64, Ordering::Relaxed);
+    }
+}
+
+/// G2a, and the bound on writes under way.
+fn takes_requests(volume: &Volume, link: Option<&Link>) -> bool {
+    link.map_or(0, Link::backlog) < LINK_BACKLOG_MAX && volume.load() < WRITES_MAX
+}
+
+struct VolumeIntake<'a> {
+    volume: &'a mut Volume,
+    link: Option<&'a Link>,
+}
+
+impl Intake for VolumeIntake<'_> {
+    fn is_open(&self) -> bool {
+        takes_requests(self.volume, self.link)
+    }
+
+    fn take(&mut self, id: RequestId, operation: Operation) {
+        self.volume.handle_request(id, operation);
     }
 }
 
