@@ -94,13 +94,16 @@ pub struct Group {
     pub(super) gate: Gate,
     /// Held requests were discarded and no session was entered since.
     pub(super) discarded: bool,
-    /// When requests that were held before the join under way are discarded if it fails (L5).
-    pub(super) hold_before_join: Option<Instant>,
+    /// The last time that this process did not run for longer than a silent peer is trusted: since
+    /// when, and until when a loss counts from there.
+    pub(super) away: Option<(Instant, Instant)>,
     pub(super) timers: TimerTable,
     pub(super) last_turn: Instant,
     pub(super) beat_due: bool,
     pub(super) stop: StopRequest,
     pub(super) situation: Situation,
+    /// Why the last session or join was left, until the next session.
+    pub(super) left_why: String,
     pub(super) actions: VecDeque<Action>,
 }
 
@@ -134,12 +137,13 @@ impl Group {
             unquiet: BTreeSet::new(),
             gate: Gate::CLOSED,
             discarded: false,
-            hold_before_join: None,
+            away: None,
             timers,
             last_turn: now,
             beat_due: false,
             stop: StopRequest::None,
             situation: Situation::default(),
+            left_why: String::new(),
             actions: VecDeque::new(),
         };
         group.situation.cause = format!("waiting for node {}", group.config.peer);
@@ -329,8 +333,12 @@ impl Group {
     /// that had been received meanwhile is handed in before `handle_time`.
     fn observe(&mut self, now: Instant) {
         let timers = self.timings();
-        if now.since(self.last_turn) > timers.grant_interval * 2 && self.link.is_some() {
+        let pause = now.since(self.last_turn);
+        if pause > timers.grant_interval * 2 && self.link.is_some() {
             self.timers.set(Timer::Suspect, now + timers.suspect_after);
+        }
+        if pause > timers.suspect_after {
+            self.away = Some((self.last_turn, now + timers.suspect_after));
         }
         self.last_turn = self.last_turn.max(now);
     }
@@ -347,7 +355,7 @@ impl Group {
         match timer {
             Timer::Heartbeat => self.beat_due = true,
             Timer::Suspect => self.on_silence(now),
-            Timer::Hold => self.on_hold_over(),
+            Timer::Hold => self.on_hold_over(now),
             Timer::Quiet => self.on_not_quiet(now),
             Timer::Step => self.on_step_over(now),
             Timer::Retry => self.retry_after_failure(now),
@@ -407,7 +415,10 @@ impl Group {
                 self.on_join_report(now, volume, session, &report);
             }
             VolumeReport::Progress(progress) => {
-                self.progress[usize::from(volume.0)] = progress;
+                let known = &mut self.progress[usize::from(volume.0)];
+                if std::mem::replace(known, progress) != progress {
+                    self.limit_step();
+                }
             }
             VolumeReport::Left { session, .. } => self.on_left(now, volume, session),
             VolumeReport::Quiet { session } => self.on_quiet(now, volume, session),

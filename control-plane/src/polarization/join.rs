@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 
 use base::ids::{Session, VolumeIndex};
 use base::rules::{Rule, Rules};
-use base::time::Instant;
+use base::time::{Duration, Instant};
 use datapath::port::{Role, Scope, SyncRole, VolumeCommand, VolumeReport};
 
 use super::choose::scope;
@@ -26,6 +26,10 @@ use super::state::State;
 use super::timers::Timer;
 use crate::record::{Continuity, NodeRecord, RecordState, VolumeHeader};
 use crate::wire::{ControlMessage, Hello};
+
+/// A join that makes no progress for so long is given up: far longer than a disk needs to flush
+/// what a comparison wrote.
+const STEP_MAX: Duration = Duration::from_secs(120);
 
 /// A session being made.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -88,7 +92,35 @@ enum Step {
     TargetEntering,
 }
 
+impl Step {
+    /// What it waits for, in words.
+    fn awaits(self) -> &'static str {
+        match self {
+            Self::Linking | Self::TargetLinking => "the data connections",
+            Self::Preparing | Self::TargetPreparing => "own writes of the last session",
+            Self::Flushing => "this node's disk to flush",
+            Self::AwaitTarget => "the target's record (SYNC_READY)",
+            Self::Comparing | Self::TargetComparing => "the comparison",
+            Self::Raising => "this node's disk to take the new round",
+            Self::AwaitReady => "the target's disk to flush (SYNC_DONE_ACK)",
+            Self::Activating | Self::Marking | Self::TargetActivating => {
+                "this node's disk to take the record"
+            }
+            Self::Entering | Self::TargetEntering => "the volumes to enter the session",
+            Self::AwaitAck => "the target to serve (AA_GO_ACK)",
+            Self::AwaitStart => "the source to begin (SYNC_START)",
+            Self::Finishing => "this node's disk to flush and to take the record",
+            Self::AwaitGo => "the source to serve (AA_GO)",
+        }
+    }
+}
+
 impl Join {
+    /// What it waits for, in words.
+    pub(super) fn awaits(&self) -> &'static str {
+        self.step.awaits()
+    }
+
     /// Whether a volume knows of it and has to leave.
     pub(super) fn has_touched_volumes(&self) -> bool {
         match self.step {
@@ -110,6 +142,12 @@ impl Join {
             | Step::TargetActivating
             | Step::TargetEntering => true,
         }
+    }
+
+    /// Whether a volume may have entered its session: what it holds is no more discarded without
+    /// leaving it.
+    pub(super) fn is_entered(&self) -> bool {
+        matches!(self.step, Step::Entering | Step::AwaitAck | Step::TargetEntering)
     }
 
     fn peer_disk(&self, volume: VolumeIndex) -> base::ids::DiskId {
@@ -228,7 +266,6 @@ impl Group {
         };
         join.began = now;
         let Join { session, role, rewrite, .. } = *join;
-        self.timers.clear(Timer::Step);
         self.ask(to, &VolumeCommand::Prepare { session, role, rewrite });
         let (state, part) = match role {
             SyncRole::Source => (State::Source, "the copy that counts"),
@@ -248,14 +285,21 @@ impl Group {
     /// Puts a command to all volumes and waits for their answers.
     fn ask(&mut self, step: Step, command: &VolumeCommand) {
         let all = self.all_volumes();
-        let join = self.join_mut().expect("a step of a join");
-        join.step = step;
-        join.awaiting = all;
+        self.set_step(step);
+        self.join_mut().expect("a step of a join").awaiting = all;
         self.tell_all(command);
     }
 
     fn set_step(&mut self, step: Step) {
         self.join_mut().expect("a step of a join").step = step;
+        self.limit_step();
+    }
+
+    /// The step under way has begun or gone on: from now on it may take so long.
+    pub(super) fn limit_step(&mut self) {
+        if self.join_mut().is_some_and(|join| join.has_touched_volumes()) {
+            self.timers.set(Timer::Step, self.last_turn + STEP_MAX);
+        }
     }
 
     /// Prepared, Compared or Entered from a volume.
@@ -372,7 +416,10 @@ impl Group {
             (Step::AwaitAck, ControlMessage::AaGoAck { .. }) => {
                 self.become_active(now, Role::Orderer);
             }
-            (step, _) => self.out_of_turn(now, &format!("{name} while this node is at {step:?}")),
+            (step, _) => {
+                let awaits = step.awaits();
+                self.out_of_turn(now, &format!("{name} while this node waits for {awaits}"));
+            }
         }
     }
 
@@ -410,10 +457,10 @@ impl Group {
             }
             (Step::Activating, Purpose::SourceActivate) => {
                 self.forget_faults();
-                self.enter(Step::Entering, Role::Orderer);
+                self.enter(now, Step::Entering, Role::Orderer);
             }
             (Step::TargetActivating, Purpose::TargetActivate) => {
-                self.enter(Step::TargetEntering, Role::Follower);
+                self.enter(now, Step::TargetEntering, Role::Follower);
             }
             // The join that asked for it was left.
             (_, _) => tracing::debug!(?now, "{purpose:?} of a join that is over"),
@@ -557,15 +604,15 @@ impl Group {
         self.submit(job);
     }
 
-    fn enter(&mut self, step: Step, role: Role) {
+    fn enter(&mut self, now: Instant, step: Step, role: Role) {
         let links = self.link.as_ref().map_or(0, |link| link.links_up.len());
         assert_eq!(links, self.headers.len(), "W6: every volume has its data connection");
         let conn_nonce = self.conn_nonce().expect("a join has its connection");
         let session = self.session();
-        // Requests held since the last session will be served now, unless the last steps fail.
-        let hold = self.timers.at(Timer::Hold);
-        self.hold_before_join = self.timers.is_set(Timer::Hold).then_some(hold);
-        self.timers.clear(Timer::Hold);
+        // Hosts that come from now on are held as well, until the last step is done (L5).
+        if !self.timers.is_set(Timer::Hold) {
+            self.timers.set(Timer::Hold, now + self.timings().hold);
+        }
         self.discarded = false;
         self.ask(step, &VolumeCommand::Enter { session, conn_nonce, role });
     }
@@ -576,8 +623,10 @@ impl Group {
         let session = self.session();
         self.phase = Phase::Active { session, role, freeze: None };
         self.explain(String::new(), "");
+        self.left_why.clear();
         self.empty.fill(false);
-        self.hold_before_join = None;
+        self.timers.clear(Timer::Hold);
+        self.timers.clear(Timer::Step);
         let part = match role {
             Role::Orderer => "orderer",
             Role::Follower => "follower",

@@ -64,7 +64,7 @@ impl Group {
     /// ends as the peer's did.
     pub(super) fn lose_connection(&mut self, now: Instant, why: &str) {
         if let Phase::Stopping(stopping) = &self.phase
-            && stopping.peer_rounds.is_some()
+            && stopping.peer_done
             && stopping.stage != Stage::Leaving
         {
             self.close_link(now, why);
@@ -88,9 +88,14 @@ impl Group {
             why: why.to_owned(),
         });
         self.tell_leave(now, session);
+        why.clone_into(&mut self.left_why);
         self.explain_loss(why);
         let to = if self.discarded { State::Limbo } else { State::Deciding };
         self.transition(to, why);
+        if self.timers.at(Timer::Hold) <= now {
+            self.timers.clear(Timer::Hold);
+            self.on_hold_over(now);
+        }
     }
 
     /// The first step of the barrier, for a clean stop as well.
@@ -100,11 +105,19 @@ impl Group {
         self.unquiet = self.all_volumes();
         self.timers.set(Timer::Quiet, now + self.timings().io_timeout);
         if !self.timers.is_set(Timer::Hold) && !self.discarded {
-            let whole = now + self.timings().hold;
-            self.timers.set(Timer::Hold, self.hold_before_join.take().unwrap_or(whole));
+            self.timers.set(Timer::Hold, self.lost_since(now) + self.timings().hold);
         }
         self.progress.fill(Progress::default());
         self.tell_all(&VolumeCommand::Leave { session });
+    }
+
+    /// Since when hosts have had no answer: a node that was stopped for a while and finds its
+    /// session over as it wakes up counts from when it was stopped.
+    fn lost_since(&self, now: Instant) -> Instant {
+        match self.away {
+            Some((since, until)) if now <= until => since,
+            Some(_) | None => now,
+        }
     }
 
     fn explain_loss(&mut self, why: &str) {
@@ -112,7 +125,8 @@ impl Group {
             Some(failure) => self.failure_texts(failure),
             None => (
                 format!(
-                    "{why}; nobody serves until both nodes are together again, nothing is lost"
+                    "{why}; nobody serves until both nodes are together again, nothing is lost{}",
+                    self.earlier_loss(why)
                 ),
                 format!(
                     "none if {0} comes back: the pair joins by itself; else look at node {0} and \
@@ -122,6 +136,15 @@ impl Group {
             ),
         };
         self.explain(cause, &advice);
+    }
+
+    /// What came before a loss that is only its consequence.
+    fn earlier_loss(&self, why: &str) -> String {
+        match self.left_why.as_str() {
+            "" => String::new(),
+            earlier if earlier == why => String::new(),
+            earlier => format!(" (the last session was left because {earlier})"),
+        }
     }
 
     pub(super) fn on_left(&mut self, now: Instant, volume: VolumeIndex, session: Session) {
@@ -183,9 +206,16 @@ impl Group {
     }
 
     /// T_hold is over: held requests are discarded and their clients closed.
-    pub(super) fn on_hold_over(&mut self) {
+    pub(super) fn on_hold_over(&mut self, now: Instant) {
         self.discarded = true;
         self.tell_all(&VolumeCommand::DiscardHeld);
+        if let Phase::Joining(join) = &self.phase
+            && join.is_entered()
+        {
+            let peer = &self.config.peer;
+            let why = format!("{peer} did not take the last step of the join in time");
+            self.leave(now, &why);
+        }
         if matches!(self.state, State::Starting | State::Deciding) {
             self.transition(State::Limbo, "requests were held long enough; clients are closed");
         }

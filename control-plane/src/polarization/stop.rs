@@ -37,8 +37,10 @@ pub(super) struct Stopping {
     pub(super) stage: Stage,
     /// Volumes that have not answered Leave.
     pub(super) unleft: BTreeSet<VolumeIndex>,
-    /// What the peer made durable.
-    pub(super) peer_rounds: Option<Vec<u64>>,
+    /// What both nodes make durable: their rounds have been equal since the join.
+    pub(super) rounds: Vec<u64>,
+    /// The peer has.
+    pub(super) peer_done: bool,
 }
 
 /// How far it is.
@@ -154,7 +156,8 @@ impl Group {
             session,
             stage: Stage::Leaving,
             unleft: self.all_volumes(),
-            peer_rounds: None,
+            rounds: self.headers.iter().map(|header| header.round + 1).collect(),
+            peer_done: false,
         });
         self.timers.set(Timer::Step, now + self.timings().io_timeout);
         self.tell_leave(now, session);
@@ -230,21 +233,18 @@ impl Group {
     }
 
     pub(super) fn on_round_done(&mut self, now: Instant, of: Session, rounds: Vec<u64>) {
-        let volumes = self.headers.len();
         match &mut self.phase {
             Phase::Stopping(stopping)
-                if stopping.session == of
-                    && stopping.peer_rounds.is_none()
-                    && rounds.len() == volumes =>
+                if stopping.session == of && !stopping.peer_done && rounds == stopping.rounds =>
             {
-                stopping.peer_rounds = Some(rounds);
+                stopping.peer_done = true;
                 self.settle_exchange(now);
             }
             Phase::Idle
             | Phase::Joining(_)
             | Phase::Active { .. }
             | Phase::Leaving(_)
-            | Phase::Stopping(_) => self.out_of_turn(now, "ROUND_DONE without a clean stop"),
+            | Phase::Stopping(_) => self.out_of_turn(now, "ROUND_DONE without its clean stop"),
         }
     }
 
@@ -254,11 +254,14 @@ impl Group {
         if stopping.stage != Stage::Exchanging {
             return;
         }
-        let Some(peer_rounds) = stopping.peer_rounds.clone() else { return };
+        if !stopping.peer_done {
+            return;
+        }
+        let rounds = stopping.rounds.clone();
         stopping.stage = Stage::Recording;
         self.timers.set(Timer::Step, now + self.timings().io_timeout);
         let mut job = Job::new(Purpose::CleanRecord);
-        for (volume, peer_round) in self.volume_indexes().zip(peer_rounds) {
+        for (volume, peer_round) in self.volume_indexes().zip(rounds) {
             job.header(volume, VolumeHeader { peer_round, ..*self.header(volume) });
         }
         let mut record = self.record.clone();
@@ -277,7 +280,11 @@ impl Group {
             Phase::Active { freeze: Some(_), .. } | Phase::Stopping(_) => {
                 self.leave(now, "a clean stop did not end in time; the next join compares all");
             }
-            Phase::Idle | Phase::Joining(_) | Phase::Active { .. } | Phase::Leaving(_) => {}
+            Phase::Joining(join) => {
+                let why = format!("the join went no further; it waited for {}", join.awaits());
+                self.leave(now, &why);
+            }
+            Phase::Idle | Phase::Active { .. } | Phase::Leaving(_) => {}
         }
     }
 

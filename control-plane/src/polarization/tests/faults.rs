@@ -513,3 +513,81 @@ fn a_join_that_fails_at_its_end_does_not_hold_requests_for_longer() {
     world.pass(Duration::from_millis(1500));
     assert!(world.nodes[A].volumes[0].discarded, "T_hold counts from when the session was left");
 }
+
+/// L5: also while the peer is there and its disk is not.
+#[test]
+fn a_join_whose_last_step_hangs_closes_clients_at_t_hold() {
+    let mut world = World::active(1);
+    world.reset_connections();
+    while world.nodes[A].volumes[0].session.is_none() {
+        assert!(world.step(0), "the join goes on by itself");
+    }
+    world.nodes[B].hung = true;
+    world.pass(Duration::from_millis(4900));
+    assert_eq!(world.view(A).state, StateWord::ResyncSource);
+    assert!(!world.nodes[A].volumes[0].discarded);
+    world.pass(Duration::from_millis(200));
+    assert!(world.nodes[A].volumes[0].discarded);
+    assert_eq!(world.view(A).state, StateWord::Limbo);
+    assert!(world.view(A).cause.contains("last step"), "{}", world.view(A).cause);
+    world.nodes[B].hung = false;
+    world.pass(SECOND);
+    expect_healed(&mut world, A);
+}
+
+/// A join waits long for a disk, but not for ever and never without a word.
+#[test]
+fn a_join_that_goes_no_further_is_left_with_what_it_waited_for() {
+    let mut world = World::active(1);
+    world.reset_connections();
+    while world.messages("SYNC_START") < 2 {
+        assert!(world.step(0), "the join goes on by itself");
+    }
+    world.nodes[B].hung = true;
+    world.pass(SECOND * 119);
+    assert_eq!(world.view(A).state, StateWord::ResyncSource);
+    world.pass(SECOND * 2);
+    assert_eq!(world.view(A).state, StateWord::Limbo);
+    assert!(world.view(A).cause.contains("SYNC_READY"), "{}", world.view(A).cause);
+    world.nodes[B].hung = false;
+    world.pass(SECOND);
+    expect_healed(&mut world, A);
+}
+
+/// L5: the clock of its clients went on while it was stopped.
+#[test]
+fn a_node_that_was_stopped_for_longer_than_t_hold_closes_its_clients_as_it_wakes_up() {
+    for (stopped, closed) in [(SECOND * 8, true), (SECOND, false)] {
+        let mut world = World::active(1);
+        world.nodes[B].asleep = true;
+        world.pass(stopped);
+        assert_eq!(world.nodes[A].volumes[0].discarded, closed);
+        assert!(world.nodes[B].volumes[0].session.is_some(), "it sleeps");
+        // What the peer said before it left is heard now.
+        world.nodes[B].asleep = false;
+        while world.nodes[B].volumes[0].session.is_some() {
+            assert!(world.step(0), "it finds out by itself");
+        }
+        assert_eq!(world.nodes[B].volumes[0].discarded, closed);
+        world.pass(SECOND);
+        expect_healed(&mut world, A);
+    }
+}
+
+/// A round that nobody made would count as a rollback for ever.
+#[test]
+fn a_clean_stop_takes_only_the_round_that_both_nodes_make() {
+    let mut world = World::active(1);
+    world.stop(B);
+    while world.messages("ROUND_DONE") == 0 {
+        assert!(world.step(0), "the stop goes on by itself");
+    }
+    let (session, rounds) = (world.view(A).session, vec![1 << 40]);
+    let nonce = world.group(A).conn_nonce().expect("still connected");
+    let absurd = ControlMessage::RoundDone { session, rounds };
+    world.feed(A, |group, now| group.handle_control(now, nonce, absurd));
+    world.run();
+    let header = world.nodes[A].disk.volumes[0].header;
+    assert!(header.peer_round < 10, "{header:?}");
+    assert!(!world.nodes[A].disk.record.clean);
+}

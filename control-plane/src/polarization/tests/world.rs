@@ -68,6 +68,10 @@ pub(super) struct Node {
     pub(super) ended: bool,
     /// The next write of a stamp, header or record fails.
     pub(super) fail_step: Option<DurableStepKind>,
+    /// A durable job does not end.
+    pub(super) hung: bool,
+    /// It is stopped: nothing of it runs.
+    pub(super) asleep: bool,
     /// Every durable step so far, by name.
     pub(super) steps: Vec<String>,
 }
@@ -187,6 +191,8 @@ impl World {
             incarnation: 0,
             ended: false,
             fail_step: None,
+            hung: false,
+            asleep: false,
             steps: Vec::new(),
         };
         Self {
@@ -353,8 +359,8 @@ impl World {
         self.dial();
         self.notice_closed();
         let mut possible: Vec<Event> = Vec::new();
-        for node in [A, B] {
-            if self.nodes[node].job.is_some() {
+        for node in self.awake() {
+            if self.nodes[node].job.is_some() && !self.nodes[node].hung {
                 possible.push(Event::Job(node));
             }
             if !self.nodes[node].reports.is_empty() {
@@ -396,7 +402,7 @@ impl World {
         let end = self.now + duration;
         while self.now < end {
             self.now = self.now + Duration::from_millis(10);
-            for node in [A, B] {
+            for node in self.awake() {
                 let now = self.now;
                 let due = self.nodes[node].group.as_ref().and_then(Group::next_deadline);
                 if due.is_some_and(|at| at <= now) {
@@ -421,6 +427,10 @@ impl World {
 
     pub(super) fn messages(&self, kind: &str) -> usize {
         self.sent.iter().filter(|(_, message)| message.name() == kind).count()
+    }
+
+    fn awake(&self) -> Vec<usize> {
+        [A, B].into_iter().filter(|node| !self.nodes[*node].asleep).collect()
     }
 
     fn dial(&mut self) {
@@ -454,7 +464,7 @@ impl World {
 
     /// A side that has closed is seen by the other when it has read what came before.
     fn notice_closed(&mut self) {
-        for node in [A, B] {
+        for node in self.awake() {
             for index in 0..self.connections.len() {
                 let connection = &mut self.connections[index];
                 let gone = !connection.open[1 - node] && connection.queues[node].is_empty();
