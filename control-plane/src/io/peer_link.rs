@@ -3,14 +3,16 @@
 //!
 //! Owns: connections under way. Out: [`PeerEvent`]s on one bounded channel.
 //! Invariants: a connection is used only if its certificate names the configured peer, as a node;
-//! every wait has a time limit.
+//! every wait has a time limit; connections that have shown no such certificate are few, and a new
+//! one takes the place of the oldest: the peer is through in a few round trips, whoever holds a
+//! place is slow or silent.
 //! Not here: what control messages mean (`polarization`), data frames (`volume_thread`).
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use base::frame::{HEADER_BYTES, Header};
@@ -22,20 +24,21 @@ use base::io::tls::{TlsIdentity, peer_identity, server_name};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, spawn_local};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tracing::{debug, warn};
 
 use crate::wire::ControlMessage;
 
-/// Time for one connection to reach its first frame.
+/// Time for one connection to show its certificate, and then to send its first frame.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for connect(2).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time to tell a connection why it is refused.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// Connections being set up at the same time, at most.
-const SETUPS_MAX: usize = 64;
+/// Accepted connections that have not shown the peer's certificate, at most.
+const HANDSHAKES_MAX: usize = 64;
 /// Control frames waiting to be sent, at most.
 const OUTGOING_MAX: usize = 1024;
 
@@ -156,26 +159,14 @@ impl PeerLinks {
 
     /// Accepts for ever; for the node that does not dial. Runs on a `LocalSet`.
     pub async fn accept(self: Rc<Self>, listener: TcpListener) {
-        let setups = Arc::new(Semaphore::new(SETUPS_MAX));
+        let mut handshakes = Handshakes::default();
         loop {
-            let place = setups.clone().acquire_owned().await.expect("never closed");
             match listener.accept().await {
                 Ok((stream, from)) => {
-                    let links = self.clone();
-                    tokio::task::spawn_local(async move {
-                        let set_up = with_time_limit(links.set_up_accepted(stream)).await;
-                        drop(place);
-                        match set_up {
-                            Ok(None) => {}
-                            Ok(Some((stream, conn_nonce, first))) => {
-                                links.run_control(stream, conn_nonce, Some(first)).await;
-                            }
-                            Err(SetupError::Timeout) => {
-                                debug!(%from, "a peer connection sent no frame in time");
-                            }
-                            Err(error) => warn!(%from, %error, "peer connection refused"),
-                        }
-                    });
+                    let handshake = spawn_local(self.clone().handle_accepted(stream, from));
+                    handshakes.add(handshake.abort_handle());
+                    // One that had to go is closed now, not after a burst of others was accepted.
+                    tokio::task::yield_now().await;
                 }
                 Err(error) => {
                     warn!(%error, "cannot accept a peer connection; trying again shortly");
@@ -185,16 +176,41 @@ impl PeerLinks {
         }
     }
 
-    /// A data connection is passed on from here, a control connection is returned with its first
-    /// message.
-    async fn set_up_accepted(
-        &self,
-        stream: TcpStream,
-    ) -> Result<Option<(TlsStream<TcpStream>, ConnNonce, ControlMessage)>, SetupError> {
+    /// From accept to the peer's certificate; what comes behind it has a task of its own, which
+    /// nobody else's connection ends.
+    async fn handle_accepted(self: Rc<Self>, stream: TcpStream, from: SocketAddr) {
+        match with_time_limit(self.authenticate(stream)).await {
+            Ok(stream) => {
+                spawn_local(self.serve_accepted(stream, from));
+            }
+            Err(error) => log_refusal(from, &error),
+        }
+    }
+
+    async fn authenticate(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, SetupError> {
         tcp::tune(&stream, self.alive)?;
         let acceptor = TlsAcceptor::from(self.identity.server.clone());
         let mut stream = TlsStream::Server(acceptor.accept(stream).await?);
         self.check_holder(&mut stream).await?;
+        Ok(stream)
+    }
+
+    async fn serve_accepted(self: Rc<Self>, stream: TlsStream<TcpStream>, from: SocketAddr) {
+        match with_time_limit(self.bind_accepted(stream)).await {
+            Ok(None) => {}
+            Ok(Some((stream, conn_nonce, first))) => {
+                self.run_control(stream, conn_nonce, Some(first)).await;
+            }
+            Err(error) => log_refusal(from, &error),
+        }
+    }
+
+    /// A data connection is passed on from here, a control connection is returned with its first
+    /// message.
+    async fn bind_accepted(
+        &self,
+        mut stream: TlsStream<TcpStream>,
+    ) -> Result<Option<(TlsStream<TcpStream>, ConnNonce, ControlMessage)>, SetupError> {
         let (header, message) = read_frame(&mut stream, 0).await?;
         if let ControlMessage::DataBind { volume, volume_id, conn_nonce } = message {
             let socket = into_socket(stream)?;
@@ -210,7 +226,7 @@ impl PeerLinks {
     /// Dials the control connection; the event says how that went.
     pub fn dial(self: &Rc<Self>) {
         let links = self.clone();
-        tokio::task::spawn_local(async move {
+        spawn_local(async move {
             match with_time_limit(links.connect()).await {
                 Ok(stream) => links.run_control(stream, ConnNonce(random_bytes()), None).await,
                 Err(error) => {
@@ -229,7 +245,7 @@ impl PeerLinks {
         volume_id: VolumeId,
     ) {
         let links = self.clone();
-        tokio::task::spawn_local(async move {
+        spawn_local(async move {
             let bind = async {
                 let mut stream = links.connect().await?;
                 let message = ControlMessage::DataBind { volume, volume_id, conn_nonce };
@@ -340,6 +356,30 @@ impl PeerLinks {
     }
 }
 
+/// Accepted connections on their way to the peer's certificate, oldest first.
+#[derive(Default)]
+struct Handshakes(VecDeque<AbortHandle>);
+
+impl Handshakes {
+    fn add(&mut self, handshake: AbortHandle) {
+        self.0.retain(|handshake| !handshake.is_finished());
+        if self.0.len() >= HANDSHAKES_MAX
+            && let Some(oldest) = self.0.pop_front()
+        {
+            debug!("too many connections show no certificate: closing the oldest");
+            oldest.abort();
+        }
+        self.0.push_back(handshake);
+    }
+}
+
+fn log_refusal(from: SocketAddr, error: &SetupError) {
+    match error {
+        SetupError::Timeout => debug!(%from, "a peer connection said nothing in time"),
+        error => warn!(%from, %error, "peer connection refused"),
+    }
+}
+
 fn describe(error: &SetupError) -> String {
     match error {
         SetupError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -386,3 +426,6 @@ fn into_socket(stream: TlsStream<TcpStream>) -> Result<Socket, SetupError> {
     let fd = OwnedFd::from(stream.into_std()?);
     Ok(Socket::new(fd, Some(tls)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+use std::path::Path;
+
+use base::io::clock;
+use tokio::task::LocalSet;
+
+use super::*;
+use crate::io::pki_files::{issue, make_authority};
+use crate::pki::{Request, Validity};
+
+/// More than all places for connections that have shown no certificate.
+const SILENT: usize = 200;
+const _: () = assert!(SILENT > 2 * HANDSHAKES_MAX);
+
+fn identity(pki: &Path, name: &str) -> TlsIdentity {
+    let request = Request {
+        holder: format!("stretch:node/{name}").parse().expect("a holder"),
+        addresses: vec!["127.0.0.1".parse().expect("an address")],
+        dns_names: Vec::new(),
+        validity: Validity::days(clock::unix_seconds(), 1),
+    };
+    if !pki.exists() {
+        make_authority(pki, request.validity).expect("an authority");
+    }
+    TlsIdentity::load(&issue(pki, &request).expect("issued")).expect("loaded")
+}
+
+/// Node `own`, which talks to `peer` at `remote`, and what happens on its connections.
+fn node(
+    pki: &Path,
+    (own, peer): (&str, &str),
+    remote: SocketAddr,
+) -> (Rc<PeerLinks>, mpsc::Receiver<PeerEvent>) {
+    let (events, happened) = mpsc::channel(16);
+    let local = "127.0.0.1:0".parse().expect("an address");
+    let peer = peer.parse().expect("a name");
+    let alive = Duration::from_secs(3);
+    (PeerLinks::new(identity(pki, own), local, remote, peer, alive, events), happened)
+}
+
+async fn control_link(events: &mut mpsc::Receiver<PeerEvent>) -> ControlLink {
+    let event = tokio::time::timeout(SETUP_TIMEOUT / 2, events.recv());
+    match event.await.expect("before the silent connections are out of time") {
+        Some(PeerEvent::Up(link)) => link,
+        other => panic!("a control connection comes up, not {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn silent_connections_do_not_keep_the_peer_out() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let pki = dir.path().join("pki");
+    let listener = tcp::listen("127.0.0.1:0".parse().expect("an address")).expect("listening");
+    let address = listener.local_addr().expect("an address");
+    let (b, mut at_b) = node(&pki, ("b", "a"), address);
+    let (a, mut at_a) = node(&pki, ("a", "b"), address);
+    let story = async {
+        spawn_local(b.accept(listener));
+        let mut silent = Vec::new();
+        for _ in 0..SILENT {
+            silent.push(TcpStream::connect(address).await.expect("the port is open"));
+        }
+        a.dial();
+        let from_a = control_link(&mut at_a).await;
+        assert!(from_a.send(ControlMessage::Refuse { reason: "a first frame".to_owned() }));
+        let from_b = control_link(&mut at_b).await;
+        assert_eq!(from_b.conn_nonce, from_a.conn_nonce);
+        // Others come and go: who has shown the certificate keeps its connection.
+        for _ in 0..SILENT {
+            silent.push(TcpStream::connect(address).await.expect("the port is open"));
+        }
+        let mut byte = [0];
+        for closed in &mut silent[..2 * SILENT - HANDSHAKES_MAX] {
+            assert_eq!(closed.read(&mut byte).await.unwrap_or(0), 0, "the oldest have to go");
+        }
+        assert!(from_b.send(ControlMessage::Refuse { reason: "an answer".to_owned() }));
+        match at_a.recv().await {
+            Some(PeerEvent::Message { message: ControlMessage::Refuse { reason }, .. }) => {
+                assert_eq!(reason, "an answer");
+            }
+            other => panic!("the connection goes on, not {other:?}"),
+        }
+    };
+    LocalSet::new().run_until(story).await;
+}
