@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use base::ids::ClientId;
 use base::range::ByteRange;
 use base::request::{Completion, RequestId};
+use base::time::Instant;
 
 use crate::port::VolumeReport;
 use crate::storage::{IoId, IoOperation};
@@ -27,6 +28,27 @@ pub enum CloseReason {
     Stopping,
 }
 
+/// When a request passed the stages of its way through the session that answers it; none for a
+/// stage that it did not have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stages {
+    /// It was admitted to the session.
+    pub admitted: Option<Instant>,
+    /// Its turn came: a write got its place, a read its range, a flush began.
+    pub ordered: Option<Instant>,
+    /// This node's backing store was done with it.
+    pub here: Option<Instant>,
+    /// The peer said that its copy has it.
+    pub there: Option<Instant>,
+}
+
+impl Stages {
+    /// Admitted, nothing more.
+    pub(crate) fn begin(now: Instant) -> Self {
+        Self { admitted: Some(now), ..Self::default() }
+    }
+}
+
 /// An effect for the shell to carry out, in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
@@ -36,6 +58,8 @@ pub enum Action {
         id: RequestId,
         /// How it ended.
         completion: Completion,
+        /// How far it was when, for measurements.
+        stages: Stages,
     },
     /// Close one client without an answer to what it still waits for.
     CloseClient {
@@ -74,7 +98,7 @@ pub(crate) enum IoUse {
     /// This node's half of a flush at the peer.
     PeerFlush { id: u64 },
     /// A host's CACHE.
-    Prefetch { request: RequestId },
+    Prefetch { request: RequestId, since: Instant },
     /// An own write of a session that was left.
     Carried { arrival: u64 },
     /// A piece being compared, at the source.
@@ -117,8 +141,14 @@ impl Outbox {
         self.actions.push_back(Action::Send(message));
     }
 
+    /// Answers a request that went through no session, or not through all of one.
     pub(crate) fn reply(&mut self, id: RequestId, completion: Completion) {
-        self.actions.push_back(Action::Reply { id, completion });
+        self.answer(id, completion, Stages::default());
+    }
+
+    /// Answers a request that a session has carried out.
+    pub(crate) fn answer(&mut self, id: RequestId, completion: Completion, stages: Stages) {
+        self.actions.push_back(Action::Reply { id, completion, stages });
     }
 
     pub(crate) fn report(&mut self, report: VolumeReport) {

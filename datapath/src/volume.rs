@@ -28,7 +28,7 @@ use crate::order::late::Half;
 use crate::order::leave::CarriedWrite;
 use crate::order::mirror::{Arrival, Mirror, SessionInfo};
 use crate::order::writes;
-use crate::outbox::{Action, CloseReason, IoUse, Outbox};
+use crate::outbox::{Action, CloseReason, IoUse, Outbox, Stages};
 use crate::port::{Progress, Role, SyncRole, VolumeCommand, VolumeReport};
 use crate::rewrite::Rewrite;
 use crate::storage::{IoCompletion, IoDone, IoFault};
@@ -241,9 +241,12 @@ impl Volume {
         self.early.push_back(incoming);
     }
 
-    /// An I/O has completed.
-    pub fn handle_completion(&mut self, completion: IoCompletion) {
+    /// An I/O has completed; `now` is the turn's.
+    pub fn handle_completion(&mut self, now: Instant, completion: IoCompletion) {
         let IoCompletion { id, result } = completion;
+        if let Phase::Active(mirror) = &mut self.phase {
+            mirror.note_time(now);
+        }
         let used_for = self.out.complete(id);
         match used_for {
             IoUse::Read { slot } => self.read_done(slot, result),
@@ -252,7 +255,11 @@ impl Volume {
                     self.out.reply(request, Completion::Data(data));
                 }
             }
-            IoUse::Prefetch { request } => self.out.reply(request, Completion::Done),
+            IoUse::Prefetch { request, since } => {
+                let ordered = Some(since);
+                let stages = Stages { admitted: ordered, ordered, here: Some(now), there: None };
+                self.out.answer(request, Completion::Done, stages);
+            }
             IoUse::Apply { .. }
             | IoUse::LocalFlush
             | IoUse::PeerFlush { .. }

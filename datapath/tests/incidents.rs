@@ -63,9 +63,12 @@ fn flush_fails_and_then_a_read_of_the_same_copy_completes() {
     let begun = actions(&mut volume);
     let read = submitted(&begun, |operation| matches!(operation, IoOperation::Read { .. }));
     let flush = submitted(&begun, |operation| matches!(operation, IoOperation::Flush));
-    volume.handle_completion(IoCompletion { id: flush, result: Err(IoFault::System(5)) });
+    volume.handle_completion(
+        Instant::ZERO,
+        IoCompletion { id: flush, result: Err(IoFault::System(5)) },
+    );
     let data = IoDone::Data(Bytes::from(vec![0; 512]));
-    volume.handle_completion(IoCompletion { id: read, result: Ok(data) });
+    volume.handle_completion(Instant::ZERO, IoCompletion { id: read, result: Ok(data) });
     let replies = actions(&mut volume);
     assert!(!replies.iter().any(|action| matches!(action, Action::Reply { .. })), "{replies:?}");
 }

@@ -63,7 +63,7 @@ impl Side {
             let mut completions = Vec::new();
             while let Some(action) = self.volume.poll_action() {
                 match action {
-                    Action::Reply { id, completion } => self.replies.push((id, completion)),
+                    Action::Reply { id, completion, .. } => self.replies.push((id, completion)),
                     Action::Submit { id, operation } => {
                         let bytes = operation.range().length() as usize;
                         match operation {
@@ -88,7 +88,7 @@ impl Side {
                 return out.concat();
             }
             for completion in completions {
-                self.volume.handle_completion(completion);
+                self.volume.handle_completion(now, completion);
             }
         }
     }

@@ -9,7 +9,7 @@ use base::rules::Rules;
 use base::time::{Duration, Instant};
 use bytes::Bytes;
 use datapath::gate::Gate;
-use datapath::outbox::{Action, CloseReason};
+use datapath::outbox::{Action, CloseReason, Stages};
 use datapath::port::{Role, Scope, SyncRole, VolumeCommand, VolumeReport};
 use datapath::storage::{IoCompletion, IoDone, IoFault, IoId, IoOperation};
 use datapath::volume::{Volume, VolumeConfig};
@@ -27,6 +27,7 @@ struct Bench {
     now: Instant,
     sent: Vec<DataMessage>,
     replies: Vec<(u32, Completion)>,
+    stages: Vec<Stages>,
     submitted: Vec<(IoId, IoOperation)>,
     reports: Vec<VolumeReport>,
     closed: Vec<(Option<ClientId>, CloseReason)>,
@@ -46,6 +47,7 @@ impl Bench {
             now: Instant::from_nanos(1),
             sent: Vec::new(),
             replies: Vec::new(),
+            stages: Vec::new(),
             submitted: Vec::new(),
             reports: Vec::new(),
             closed: Vec::new(),
@@ -102,7 +104,7 @@ impl Bench {
     }
 
     fn complete(&mut self, id: IoId, result: Result<IoDone, IoFault>) {
-        self.volume.handle_completion(IoCompletion { id, result });
+        self.volume.handle_completion(self.now, IoCompletion { id, result });
         self.turn();
     }
 
@@ -124,13 +126,17 @@ impl Bench {
     fn turn(&mut self) {
         self.sent.clear();
         self.replies.clear();
+        self.stages.clear();
         self.submitted.clear();
         self.reports.clear();
         self.closed.clear();
         self.volume.settle(self.now, self.gate);
         while let Some(action) = self.volume.poll_action() {
             match action {
-                Action::Reply { id, completion } => self.replies.push((id.tag, completion)),
+                Action::Reply { id, completion, stages } => {
+                    self.replies.push((id.tag, completion));
+                    self.stages.push(stages);
+                }
                 Action::CloseClient { client, why } => self.closed.push((Some(client), why)),
                 Action::CloseAllClients { why } => self.closed.push((None, why)),
                 Action::Submit { id, operation } => self.submitted.push((id, operation)),
@@ -609,4 +615,72 @@ fn the_end_of_the_process_answers_what_is_held() {
     bench.command(VolumeCommand::Shutdown);
     assert_eq!(bench.replies, [(1, Completion::Failed(RequestError::ShuttingDown))]);
     assert_eq!(bench.closed, [(None, CloseReason::Stopping)]);
+}
+
+/// A moment later.
+fn later(bench: &mut Bench) -> Option<Instant> {
+    bench.now = bench.now + Duration::from_millis(1);
+    Some(bench.now)
+}
+
+#[test]
+fn a_reply_says_when_a_write_passed_its_stages() {
+    let mut bench = Bench::serving(Role::Orderer);
+    let admitted = later(&mut bench);
+    bench.ask(1, write(0, 8));
+    let here = later(&mut bench);
+    bench.complete_it();
+    let there = later(&mut bench);
+    bench.hear(DataMessage::Ack(vec![1]));
+    assert_eq!(bench.stages, [Stages { admitted, ordered: admitted, here, there }]);
+
+    let mut bench = Bench::serving(Role::Follower);
+    let admitted = later(&mut bench);
+    bench.ask(1, write(0, 8));
+    let ordered = later(&mut bench);
+    bench.hear(DataMessage::Ordered(vec![(0, 1)]));
+    let apply = bench.submitted[0].0;
+    let there = later(&mut bench);
+    bench.hear(DataMessage::Applied(vec![1]));
+    let here = later(&mut bench);
+    bench.complete(apply, Ok(IoDone::Done));
+    assert_eq!(bench.stages, [Stages { admitted, ordered, here, there }]);
+}
+
+#[test]
+fn a_reply_says_when_reads_flushes_and_hints_passed_their_stages() {
+    let mut bench = Bench::serving(Role::Orderer);
+    bench.ask(1, write(0, 8));
+    bench.complete_it();
+    let admitted = later(&mut bench);
+    bench.ask(2, read(0, 8));
+    let ordered = later(&mut bench);
+    bench.hear(DataMessage::Ack(vec![1]));
+    let here = later(&mut bench);
+    bench.complete_it();
+    assert_eq!(bench.stages, [Stages { admitted, ordered, here, there: None }]);
+
+    let (first, there) = (later(&mut bench), None);
+    bench.ask(3, Operation::Flush);
+    let flush = bench.submitted[0].0;
+    let second = later(&mut bench);
+    bench.ask(4, Operation::Flush);
+    let here = later(&mut bench);
+    bench.complete(flush, Ok(IoDone::Done));
+    let answered = later(&mut bench);
+    bench.hear(DataMessage::FlushAck { id: 0 });
+    let stages = Stages { admitted: first, ordered: first, here, there };
+    assert_eq!(bench.stages, [Stages { there: answered, ..stages }]);
+    let next = bench.submitted[0].0;
+    let next_here = later(&mut bench);
+    bench.complete(next, Ok(IoDone::Done));
+    bench.hear(DataMessage::FlushAck { id: 1 });
+    let stages = Stages { admitted: second, ordered: answered, here: next_here, there: next_here };
+    assert_eq!(bench.stages, [stages]);
+
+    let admitted = later(&mut bench);
+    bench.ask(5, Operation::Cache { range: range(0, 8) });
+    let here = later(&mut bench);
+    bench.complete_it();
+    assert_eq!(bench.stages, [Stages { admitted, ordered: admitted, here, there: None }]);
 }

@@ -111,6 +111,8 @@ enum Input {
 pub struct InFlight {
     /// What was asked.
     pub command: Command,
+    /// Payload, in either direction.
+    pub bytes: u64,
     /// When it was read.
     pub begun: Instant,
 }
@@ -323,7 +325,11 @@ impl Client {
 
     /// The request of this tag, while it is in flight.
     pub fn in_flight(&self, tag: u32) -> Option<InFlight> {
-        self.requests.find(tag).map(|e| InFlight { command: e.command, begun: e.begun })
+        let in_flight = |e: &requests::Entry| {
+            let (command, bytes, begun) = (e.command, e.charge, e.begun);
+            InFlight { command, bytes, begun }
+        };
+        self.requests.find(tag).map(in_flight)
     }
 
     /// Requests that have no reply yet.

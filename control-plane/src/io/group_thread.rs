@@ -21,6 +21,7 @@ use tracing::{debug, info, warn};
 
 use super::decision_file::DecisionFile;
 use super::mailbox::{Sender, SharedGate};
+use super::metrics::Transitions;
 use super::peer_link::{ControlLink, DataLink, PeerEvent, PeerLinks};
 use super::record_writer::RecordWriter;
 use super::volume_thread::{Letter, Report, VolumeCounters};
@@ -69,6 +70,8 @@ pub struct Parts {
     pub exports: SharedExports,
     /// The decision log.
     pub decisions: DecisionFile,
+    /// And how many there were.
+    pub transitions: Transitions,
     /// Fills in what is not the group's: name, pids, uptime ...
     pub describe: Describe,
     /// Where status is read.
@@ -255,7 +258,10 @@ impl GroupThread {
                 }
                 Action::Durable { ticket, steps } => self.parts.writer.submit(ticket, steps),
                 Action::PublishGate(gate) => self.publish_gate(gate),
-                Action::Decision(decision) => self.parts.decisions.append(&decision),
+                Action::Decision(decision) => {
+                    self.parts.transitions.count(decision.from, decision.to);
+                    self.parts.decisions.append(&decision);
+                }
                 Action::Stopped => {
                     self.stopped = true;
                     for volume in &self.parts.volumes {

@@ -5,12 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::header;
 use axum::routing::get;
 use base::ids::{NodeName, VolumeName};
+use base::time::Instant;
+use datapath::outbox::Stages;
 use hdrhistogram::Histogram;
 use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{
@@ -20,6 +23,7 @@ use tokio::net::TcpListener;
 
 use super::http_server::{accept_loop, serve_http};
 use crate::status::{NodeStatus, State};
+use crate::wire::StateWord;
 
 /// Upper bounds of the classic buckets of `stretch_request_seconds`.
 const BUCKETS_SECONDS: [f64; 17] = [
@@ -30,6 +34,8 @@ const BUCKETS_SECONDS: [f64; 17] = [
 const MICROSECONDS_MAX: u64 = 100_000_000;
 /// Significant decimal digits of a histogram of a thread.
 const DIGITS: u8 = 2;
+
+const TRANSITIONS: &str = "stretch_state_transitions_total";
 
 const METADATA: Metadata<'static> = Metadata::new("stretch", Level::INFO, None);
 
@@ -71,13 +77,14 @@ impl Op {
 /// A part of a request's life.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Phase {
-    /// Received, not yet begun.
+    /// Received, not yet admitted to a session.
     Queue,
-    /// Waiting for its place.
+    /// Admitted; a write waits for its place, a read for the writes that it overlaps, a flush for
+    /// the one before it.
     Order,
-    /// This node's disk.
+    /// From there until this node's disk is done.
     Local,
-    /// The other node.
+    /// From there until the other node says that its copy has it.
     Peer,
     /// From the request to the reply.
     Total,
@@ -121,10 +128,27 @@ impl Default for Latencies {
 
 impl Latencies {
     /// One request spent `time` in `phase`.
-    pub fn record(&mut self, op: Op, phase: Phase, time: Duration) {
+    fn record(&mut self, op: Op, phase: Phase, time: Duration) {
         let microseconds = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.histograms[op as usize * Phase::ALL.len() + phase as usize]
             .saturating_record(microseconds.max(1));
+    }
+
+    /// A request that was `begun` is answered `now`: how long each of its phases took.
+    pub fn record_request(&mut self, op: Op, begun: Instant, stages: Stages, now: Instant) {
+        let Stages { admitted, ordered, here, there } = stages;
+        let phases = [
+            (Phase::Queue, Some(begun), admitted),
+            (Phase::Order, admitted, ordered),
+            (Phase::Local, ordered, here),
+            (Phase::Peer, ordered, there),
+            (Phase::Total, Some(begun), Some(now)),
+        ];
+        for (phase, from, to) in phases {
+            if let (Some(from), Some(to)) = (from, to) {
+                self.record(op, phase, to.since(from));
+            }
+        }
     }
 
     /// A request moved `bytes` between a host and this volume.
@@ -141,7 +165,7 @@ impl Latencies {
 /// The node's metrics.
 #[derive(Debug)]
 pub struct Metrics {
-    recorder: PrometheusRecorder,
+    recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
     volumes: BTreeMap<VolumeName, VolumeMetrics>,
 }
@@ -173,18 +197,18 @@ impl Metrics {
             "Time of hosts' requests, by operation and phase",
         );
         let handle = recorder.handle();
-        Self { recorder, handle, volumes: BTreeMap::new() }
+        Self { recorder: Arc::new(recorder), handle, volumes: BTreeMap::new() }
     }
 
-    /// A counter of events; `name` begins with `stretch_` and ends in `_total`.
-    pub fn counter(&self, name: &'static str, help: &'static str, labels: Vec<Label>) -> Counter {
-        assert!(name.starts_with("stretch_") && name.ends_with("_total"), "{name}");
-        self.recorder.describe_counter(name.into(), None, help.into());
-        self.recorder.register_counter(&Key::from_parts(name, labels), &METADATA)
+    /// Where changes of state are counted.
+    pub fn transitions(&self) -> Transitions {
+        let help = "Changes of the node's state";
+        self.recorder.describe_counter(TRANSITIONS.into(), None, help.into());
+        Transitions { recorder: self.recorder.clone() }
     }
 
     /// A value that goes up and down; `name` begins with `stretch_`.
-    pub fn gauge(&self, name: &'static str, help: &'static str, labels: Vec<Label>) -> Gauge {
+    fn gauge(&self, name: &'static str, help: &'static str, labels: Vec<Label>) -> Gauge {
         assert!(name.starts_with("stretch_") && !name.ends_with("_total"), "{name}");
         self.recorder.describe_gauge(name.into(), None, help.into());
         self.recorder.register_gauge(&Key::from_parts(name, labels), &METADATA)
@@ -258,6 +282,21 @@ impl Metrics {
     /// Renders the text of `GET /metrics` whenever it is asked.
     pub fn page(&self) -> MetricsPage {
         MetricsPage { handle: self.handle.clone() }
+    }
+}
+
+/// Counts changes of state, on any thread.
+#[derive(Clone, Debug)]
+pub struct Transitions {
+    recorder: Arc<PrometheusRecorder>,
+}
+
+impl Transitions {
+    /// The node went from one state to another.
+    pub fn count(&self, from: StateWord, to: StateWord) {
+        let labels = vec![Label::new("from", from.word()), Label::new("to", to.word())];
+        let key = Key::from_parts(TRANSITIONS, labels);
+        self.recorder.register_counter(&key, &METADATA).increment(1);
     }
 }
 

@@ -8,16 +8,23 @@ use base::request::{Completion, RequestId};
 use base::rules::{Rule, Rules};
 use base::time::Instant;
 
-use crate::outbox::{IoUse, Outbox};
+use crate::outbox::{IoUse, Outbox, Stages};
 use crate::storage::IoOperation;
 use crate::wire::DataMessage;
+
+/// A host's FLUSH and when it came.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    request: RequestId,
+    at: Instant,
+}
 
 #[derive(Debug)]
 struct Running {
     id: u64,
-    requests: Vec<RequestId>,
-    here: bool,
-    there: bool,
+    requests: Vec<Asked>,
+    here: Option<Instant>,
+    there: Option<Instant>,
     since: Instant,
 }
 
@@ -26,13 +33,13 @@ struct Running {
 pub(super) struct Flushes {
     next_id: u64,
     running: Option<Running>,
-    waiting: Vec<RequestId>,
+    waiting: Vec<Asked>,
 }
 
 impl Flushes {
     /// A host asks.
-    pub(super) fn add(&mut self, request: RequestId) {
-        self.waiting.push(request);
+    pub(super) fn add(&mut self, request: RequestId, at: Instant) {
+        self.waiting.push(Asked { request, at });
     }
 
     /// Starts the next flush if none is under way.
@@ -44,21 +51,22 @@ impl Flushes {
         self.next_id += 1;
         out.send(DataMessage::Flush { id });
         out.submit(IoUse::LocalFlush, IoOperation::Flush);
-        let there = !rules.hold(Rule::FlushBoth);
+        let there = (!rules.hold(Rule::FlushBoth)).then_some(now);
         let requests = std::mem::take(&mut self.waiting);
-        self.running = Some(Running { id, requests, here: false, there, since: now });
+        self.running = Some(Running { id, requests, here: None, there, since: now });
     }
 
     /// This node's half is done.
-    pub(super) fn done_here(&mut self, out: &mut Outbox) {
-        self.running.as_mut().expect("a local flush belongs to a running one").here = true;
+    pub(super) fn done_here(&mut self, now: Instant, out: &mut Outbox) {
+        let running = self.running.as_mut().expect("a local flush belongs to a running one");
+        running.here = Some(now);
         self.answer(out);
     }
 
     /// The peer's half is done; `false` if no such flush is under way.
-    pub(super) fn done_there(&mut self, id: u64, out: &mut Outbox) -> bool {
+    pub(super) fn done_there(&mut self, id: u64, now: Instant, out: &mut Outbox) -> bool {
         match &mut self.running {
-            Some(running) if running.id == id => running.there = true,
+            Some(running) if running.id == id => running.there = Some(now),
             _ => return id < self.next_id,
         }
         self.answer(out);
@@ -72,7 +80,7 @@ impl Flushes {
 
     /// Whether the flush under way is not done at this node.
     pub(super) fn waits_here(&self) -> bool {
-        self.running.as_ref().is_some_and(|running| !running.here)
+        self.running.as_ref().is_some_and(|running| running.here.is_none())
     }
 
     /// Whether a host waits.
@@ -82,24 +90,26 @@ impl Flushes {
 
     /// Every request that was not answered.
     pub(super) fn into_requests(self) -> Vec<RequestId> {
-        let mut requests = self.running.map(|running| running.requests).unwrap_or_default();
-        requests.extend(self.waiting);
-        requests
+        let running = self.running.map(|running| running.requests).unwrap_or_default();
+        running.into_iter().chain(self.waiting).map(|asked| asked.request).collect()
     }
 
     pub(super) fn remove_client(&mut self, client: base::ids::ClientId) {
-        self.waiting.retain(|request| request.client != client);
+        self.waiting.retain(|asked| asked.request.client != client);
     }
 
     fn answer(&mut self, out: &mut Outbox) {
-        if let Some(running) = self.running.take_if(|running| running.here && running.there) {
-            assert!(
-                running.here && running.there,
-                "P1: a FLUSH is answered when both have flushed"
-            );
-            for request in running.requests {
-                out.reply(request, Completion::Done);
-            }
+        let both = |running: &mut Running| running.here.is_some() && running.there.is_some();
+        let Some(Running { requests, here, there, since, .. }) = self.running.take_if(both) else {
+            return;
+        };
+        assert!(
+            here.is_some() && there.is_some(),
+            "P1: a FLUSH is answered when both have flushed"
+        );
+        for Asked { request, at } in requests {
+            let stages = Stages { admitted: Some(at), ordered: Some(since), here, there };
+            out.answer(request, Completion::Done, stages);
         }
     }
 }

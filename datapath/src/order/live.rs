@@ -6,6 +6,7 @@ use base::rules::{Rule, Rules};
 use base::time::Instant;
 
 use super::ranges::LockId;
+use crate::outbox::Stages;
 use crate::storage::{IoDone, IoFault};
 
 /// Whose an entry of the lock queue is, by its slot.
@@ -38,7 +39,9 @@ pub(super) struct LiveWrite {
     pub(super) there: bool,
     /// It was answered too early: only a broken rule does that.
     pub(super) replied: bool,
+    /// Since when it has waited for what it waits for.
     pub(super) since: Instant,
+    pub(super) stages: Stages,
 }
 
 #[derive(Debug)]
@@ -51,6 +54,7 @@ pub(super) struct LiveRead {
     pub(super) serve_gen: u64,
     pub(super) submitted: bool,
     pub(super) result: Option<Result<IoDone, IoFault>>,
+    pub(super) stages: Stages,
 }
 
 impl LiveWrite {

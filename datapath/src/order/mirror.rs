@@ -110,6 +110,11 @@ impl Mirror {
         self.info
     }
 
+    /// What happens from here on happens now.
+    pub(crate) fn note_time(&mut self, now: Instant) {
+        self.now = now;
+    }
+
     /// Takes a request of an attached host; the gate was open at `now`.
     pub(crate) fn admit(&mut self, now: Instant, gate: Gate, arrival: Arrival, out: &mut Outbox) {
         self.now = now;
@@ -121,16 +126,17 @@ impl Mirror {
         match operation {
             Operation::Read { range } => self.admit_read(gate, number, id, range, out),
             Operation::Write(write) => self.admit_write(number, id, write, out),
-            Operation::Flush => self.flushes.add(id),
+            Operation::Flush => self.flushes.add(id, now),
             Operation::Cache { range } => {
-                out.submit(IoUse::Prefetch { request: id }, IoOperation::Prefetch { range });
+                let used_for = IoUse::Prefetch { request: id, since: now };
+                out.submit(used_for, IoOperation::Prefetch { range });
             }
         }
     }
 
     /// This node's half of a flush is done.
     pub(crate) fn flushed(&mut self, out: &mut Outbox) {
-        self.flushes.done_here(out);
+        self.flushes.done_here(self.now, out);
     }
 
     /// The end of a turn: answers the reads whose data is older than this sample of the gate, and
@@ -142,6 +148,7 @@ impl Mirror {
         held: &mut Vec<Arrival>,
         out: &mut Outbox,
     ) {
+        self.now = now;
         self.answer_reads(now, gate, held, out);
         self.flushes.start(now, self.info.rules, out);
         self.told.send(self.info.rules, out);

@@ -59,7 +59,7 @@ impl Mirror {
                 Ok(())
             }
             DataMessage::FlushAck { id } => {
-                let known = self.flushes.done_there(id, out);
+                let known = self.flushes.done_there(id, now, out);
                 if known { Ok(()) } else { Err(number("FLUSH_ACK", id)) }
             }
             DataMessage::Nak { .. } => unreachable!("the volume takes NAK"),
@@ -120,6 +120,7 @@ impl Mirror {
             let slot = self.unordered.remove(fid).ok_or(number("ORDERED", *fid))?;
             let live = &mut self.writes[slot];
             live.seq = Some(*seq);
+            live.stages.ordered = Some(self.now);
             self.own.insert(*seq, slot);
             self.told.open(*seq);
             self.enter_lock(slot, out);
@@ -147,6 +148,7 @@ impl Mirror {
             };
             let live = &mut self.writes[slot];
             live.there = true;
+            live.stages.there = Some(self.now);
             self.try_commit(slot, out);
         }
         Ok(())

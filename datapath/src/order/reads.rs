@@ -12,7 +12,7 @@ use base::time::Instant;
 use super::live::{LiveRead, Owner};
 use super::mirror::{Arrival, Mirror};
 use crate::gate::Gate;
-use crate::outbox::{IoUse, Outbox};
+use crate::outbox::{IoUse, Outbox, Stages};
 use crate::storage::{IoDone, IoFault, IoOperation};
 
 impl Mirror {
@@ -35,6 +35,7 @@ impl Mirror {
             serve_gen,
             submitted: false,
             result: None,
+            stages: Stages::begin(self.now),
         });
         if granted || !self.info.rules.hold(Rule::ReadCommitted) {
             self.start_read(slot, out);
@@ -48,12 +49,14 @@ impl Mirror {
             "W3: a read waits for the uncommitted writes that it overlaps"
         );
         read.submitted = true;
+        read.stages.ordered = Some(self.now);
         out.submit(IoUse::Read { slot }, IoOperation::Read { range: read.range });
     }
 
     /// A read has completed; it is answered or held when the turn is settled.
     pub(crate) fn read_done(&mut self, slot: usize, result: Result<IoDone, IoFault>) {
         self.reads[slot].result = Some(result);
+        self.reads[slot].stages.here = Some(self.now);
         self.reads_done.push(slot);
     }
 
@@ -73,7 +76,7 @@ impl Mirror {
                 && gate.session == self.info.session
                 && gate.serve_gen == read.serve_gen;
             if open || !self.info.rules.hold(Rule::GateAtReply) {
-                out.reply(read.request, read_completion(read.result));
+                out.answer(read.request, read_completion(read.result), read.stages);
             } else {
                 let operation = Operation::Read { range: read.range };
                 held.push(Arrival { number: read.arrival, id: read.request, operation });

@@ -13,7 +13,7 @@ use base::rules::Rule;
 use super::live::{LiveWrite, Origin, Owner};
 use super::mirror::Mirror;
 use super::ranges::LockId;
-use crate::outbox::{IoUse, Outbox};
+use crate::outbox::{IoUse, Outbox, Stages};
 use crate::port::Role;
 use crate::storage::IoOperation;
 use crate::wire::DataMessage;
@@ -61,6 +61,7 @@ impl Mirror {
             there: false,
             replied: false,
             since,
+            stages: Stages::begin(since),
         })
     }
 
@@ -91,6 +92,7 @@ impl Mirror {
         assert!(live.seq.is_none() && live.lock.is_some(), "D5: a write is ordered once, locked");
         live.seq = Some(seq);
         live.since = self.now;
+        live.stages.ordered = Some(self.now);
         match live.origin {
             Origin::Own { .. } => {
                 out.send(DataMessage::Repl { seq, write: live.write.clone() });
@@ -148,6 +150,7 @@ impl Mirror {
     pub(crate) fn applied(&mut self, slot: usize, out: &mut Outbox) {
         let live = &mut self.writes[slot];
         live.here = true;
+        live.stages.here = Some(self.now);
         if !self.info.rules.hold(Rule::LockUntilCommit)
             && let Some(lock) = live.lock.take()
         {
@@ -158,7 +161,7 @@ impl Mirror {
             Origin::Own { request, .. } => {
                 if !self.info.rules.hold(Rule::AckFromBoth) {
                     live.replied = true;
-                    out.reply(request, Completion::Done);
+                    out.answer(request, Completion::Done, live.stages);
                 }
                 self.try_commit(slot, out);
             }
@@ -199,7 +202,7 @@ impl Mirror {
         self.own.remove(&seq);
         self.told.commit(seq);
         if !live.replied {
-            out.reply(request, Completion::Done);
+            out.answer(request, Completion::Done, live.stages);
         }
         if let Some(lock) = live.lock {
             self.leave_lock(lock, out);

@@ -655,7 +655,8 @@ fn a_request_in_flight_is_known_by_its_tag() {
     let mut client = attached(terms(false));
     client.handle_bytes(NOW, &header(TRIM, 0, 1, 0, 512));
     let (tag, _) = client.poll_request().expect("a trim");
-    assert_eq!(client.in_flight(tag), Some(InFlight { command: Command::Trim, begun: NOW }));
+    let expected = InFlight { command: Command::Trim, bytes: 0, begun: NOW };
+    assert_eq!(client.in_flight(tag), Some(expected));
     client.handle_completion(tag, Completion::Done);
     assert_eq!(client.in_flight(tag), None);
     assert_eq!(client.in_flight(77), None);

@@ -86,7 +86,7 @@ impl World {
             }
         }
         for completion in std::mem::take(&mut thread.completions) {
-            thread.core.handle_completion(completion);
+            thread.core.handle_completion(now, completion);
         }
     }
 
@@ -230,7 +230,7 @@ impl World {
         thread.watch.acknowledged = false;
         while let Some(action) = thread.core.poll_action() {
             match action {
-                Action::Reply { id, completion } => {
+                Action::Reply { id, completion, .. } => {
                     self.reply(side, volume, thread, id, completion);
                 }
                 Action::CloseClient { client, why } => {

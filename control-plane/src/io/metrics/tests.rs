@@ -54,6 +54,37 @@ fn latencies_become_classic_buckets() {
 }
 
 #[test]
+fn a_request_is_recorded_by_phase() {
+    let at = |ms: u64| Instant::from_nanos(ms * 1_000_000);
+    let mut metrics = Metrics::new(&name("a"));
+    let mut measured = Latencies::default();
+    let stages = Stages {
+        admitted: Some(at(3)),
+        ordered: Some(at(10)),
+        here: Some(at(40)),
+        there: Some(at(110)),
+    };
+    measured.record_request(Op::Write, at(2), stages, at(200));
+    // It waited for a session and was answered by the next one.
+    measured.record_request(Op::Write, at(0), Stages::default(), at(5000));
+    metrics.fold(&volume(), &mut measured);
+    let text = metrics.page().render();
+    let phases = [
+        ("queue", 1.0, 0.001),
+        ("order", 1.0, 0.007),
+        ("local", 1.0, 0.03),
+        ("peer", 1.0, 0.1),
+        ("total", 2.0, 5.198),
+    ];
+    for (phase, count, seconds) in phases {
+        let labels = format!("{{node=\"a\",op=\"write\",phase=\"{phase}\",volume=\"vol0\"}}");
+        assert_eq!(value(&text, &format!("stretch_request_seconds_count{labels}")), count);
+        let sum = value(&text, &format!("stretch_request_seconds_sum{labels}"));
+        assert!((sum - seconds).abs() < seconds * 0.02, "{phase}: {sum}");
+    }
+}
+
+#[test]
 fn what_was_folded_in_is_not_counted_again() {
     let mut metrics = Metrics::new(&name("a"));
     let mut measured = Latencies::default();
@@ -117,8 +148,10 @@ fn silent_connections_make_room() {
 #[test]
 fn the_page_is_served_over_http() {
     let metrics = Metrics::new(&name("a"));
-    let counter = metrics.counter("stretch_sessions_total", "Sessions begun", Vec::new());
-    counter.increment(2);
+    let transitions = metrics.transitions();
+    transitions.count(StateWord::Deciding, StateWord::Limbo);
+    transitions.count(StateWord::Starting, StateWord::ResyncSource);
+    transitions.count(StateWord::Deciding, StateWord::Limbo);
     let page = metrics.page();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let answer = runtime.expect("a runtime").block_on(async move {
@@ -139,5 +172,6 @@ fn the_page_is_served_over_http() {
         }
     });
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-    assert_eq!(value(&answer, "stretch_sessions_total{node=\"a\"}"), 2.0);
+    let labels = "{node=\"a\",from=\"deciding\",to=\"limbo\"}";
+    assert_eq!(value(&answer, &format!("stretch_state_transitions_total{labels}")), 2.0);
 }

@@ -8,14 +8,15 @@ use base::io::clock;
 use base::io::socket::Socket;
 use base::limits::TURN_BYTES_MAX;
 use base::request::{Completion, Operation, RequestId};
-use datapath::outbox::CloseReason;
+use base::time::Instant;
+use datapath::outbox::{CloseReason, Stages};
 use nbd_frontend::budget::Budget;
-use nbd_frontend::client::Client;
+use nbd_frontend::client::{Client, InFlight};
 use nbd_frontend::io::acceptor::{Attached, Place};
 use nbd_frontend::proto::request::Command;
 use tracing::info;
 
-use crate::io::metrics::{Latencies, Op, Phase};
+use crate::io::metrics::{Latencies, Op};
 
 struct Connection {
     socket: Socket,
@@ -135,16 +136,19 @@ impl Clients {
         &mut self,
         id: RequestId,
         completion: Completion,
+        stages: Stages,
+        now: Instant,
         latencies: &mut Latencies,
     ) {
         if let Some(connection) = self.connections.get_mut(&id.client) {
-            let now = clock::now();
-            if let Some(request) = connection.client.in_flight(id.tag)
-                && let Some(op) = op_of(request.command)
+            if let Some(InFlight { command, bytes, begun }) = connection.client.in_flight(id.tag)
+                && let Some(op) = op_of(command)
             {
-                latencies.record(op, Phase::Total, now.since(request.begun));
+                latencies.record_request(op, begun, stages, now);
                 if let Completion::Failed(_) = completion {
                     latencies.count_error(op);
+                } else {
+                    latencies.count_bytes(op, bytes);
                 }
             }
             connection.client.handle_completion(id.tag, completion);
