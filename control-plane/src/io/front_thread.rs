@@ -20,12 +20,11 @@ use tracing::warn;
 use super::admin_server::{self, AdminState};
 use super::mailbox::Sender;
 use super::metrics::{Latencies, Metrics, serve_metrics};
-use super::volume_thread::Letter;
 
 /// Clients that reached GO and were not taken by their volume's thread yet, at most.
 const ATTACHED_MAX: usize = 64;
-/// Time between two looks at a full mailbox.
-const MAILBOX_RETRY: Duration = Duration::from_millis(5);
+/// Time between two looks at a full box of arrivals.
+const ARRIVALS_RETRY: Duration = Duration::from_millis(5);
 /// How often status is shown as metrics.
 const METRICS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -35,7 +34,7 @@ pub struct FrontVolume {
     /// Its name.
     pub name: VolumeName,
     /// To its thread.
-    pub letters: Sender<Letter>,
+    pub arrivals: Sender<Box<Attached>>,
 }
 
 /// What the front thread is started with.
@@ -140,16 +139,17 @@ fn listen(what: &str, address: Option<SocketAddr>) -> io::Result<Option<tokio::n
     tcp::listen(address).map(Some).map_err(|error| named(what, address, &error))
 }
 
-async fn forward(volumes: &[FrontVolume], client: Attached) {
+/// Hands a client to its volume's thread, as soon as that has room for it.
+pub(super) async fn forward(volumes: &[FrontVolume], client: Attached) {
     let export = &client.terms.export.name;
     let Some(volume) = volumes.iter().find(|volume| volume.name == *export) else {
         warn!(%export, "a client attached to an export that is not a volume");
         return;
     };
-    let mut letter = Letter::Client(Box::new(client));
-    while let Err(back) = volume.letters.send(letter) {
-        letter = back;
-        tokio::time::sleep(MAILBOX_RETRY).await;
+    let mut client = Box::new(client);
+    while let Err(back) = volume.arrivals.send(client) {
+        client = back;
+        tokio::time::sleep(ARRIVALS_RETRY).await;
     }
 }
 

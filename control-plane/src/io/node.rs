@@ -37,11 +37,11 @@ use super::config_file::load_pair;
 use super::decision_file::DecisionFile;
 use super::front_thread::{self, FrontVolume};
 use super::group_thread::{self, VolumeHandle};
-use super::mailbox::{SharedGate, mailbox};
-use super::metrics::{Metrics, Transitions};
+use super::mailbox::SharedGate;
+use super::metrics::Metrics;
 use super::peer_link::{PeerLinks, random_bytes};
 use super::record_writer::{self, VolumeParts};
-use super::volume_thread::{self, Letter, MAILBOX_LETTERS, Report, VolumeCounters};
+use super::volume_thread::{self, Mail, Report, VolumeCounters};
 use crate::config::{self, NbdTls, NodeConfig, PairConfig};
 use crate::polarization::{Group, GroupConfig, GroupView, GroupVolume};
 use crate::status::{NodeStatus, ResyncRole, ResyncStatus, State, StatusReport, VolumeStatus};
@@ -173,7 +173,7 @@ impl Node {
         let mut handles = Vec::new();
         let mut fronts = Vec::new();
         for (index, (volume, backing)) in pair.volumes.iter().zip(&backings).enumerate() {
-            let (letters, mail) = mailbox::<Letter>(MAILBOX_LETTERS)?;
+            let (mail, letters, arrivals) = Mail::new()?;
             let counters = Arc::new(VolumeCounters::default());
             let parts = volume_thread::Parts {
                 config: VolumeConfig {
@@ -192,7 +192,7 @@ impl Node {
             let mut export = ExportInfo::new(volume.name.clone(), volume.size);
             export.fast_zero = backing.zero_is_fast();
             export.availability = Availability::Refused("this node has just started".to_owned());
-            fronts.push(FrontVolume { name: volume.name.clone(), letters: letters.clone() });
+            fronts.push(FrontVolume { name: volume.name.clone(), arrivals });
             handles.push(VolumeHandle { id: volume.id, export, letters, counters });
         }
         let table = ExportTable::new(handles.iter().map(|handle| handle.export.clone()).collect());
@@ -208,8 +208,6 @@ impl Node {
         let first = StatusReport { at: clock::now(), status: base_status.clone() };
         let (status, status_seen) = watch::channel(Arc::new(first));
         let (_pair_sender, pair_seen) = watch::channel(Arc::new(pair.clone()));
-        let metrics = Metrics::new(&config.node.name);
-        let transitions = metrics.transitions();
         let front = spawn_front(front_thread::Parts {
             nbd: AcceptorConfig {
                 address: config.nbd.listen,
@@ -224,7 +222,7 @@ impl Node {
             metrics_listen: config.metrics.listen,
             identity: identity.clone(),
             admin: AdminState { status: status_seen, pair: pair_seen },
-            metrics,
+            metrics: Metrics::new(&config.node.name),
             measured: measured_queue,
             stop: end_seen,
         })?;
@@ -245,7 +243,6 @@ impl Node {
             gate,
             exports,
             decisions,
-            transitions,
             describe: Box::new(move |view, volumes| {
                 describe(&base_status, &pair, began, view, volumes)
             }),
@@ -366,7 +363,6 @@ struct GroupStart {
     gate: Arc<SharedGate>,
     exports: SharedExports,
     decisions: DecisionFile,
-    transitions: Transitions,
     describe: group_thread::Describe,
     status: watch::Sender<Arc<StatusReport>>,
     stop: watch::Receiver<bool>,
@@ -418,7 +414,6 @@ async fn run_group(start: GroupStart, listener: Option<tokio::net::TcpListener>)
         gate: start.gate,
         exports: start.exports,
         decisions: start.decisions,
-        transitions: start.transitions,
         describe: start.describe,
         status: start.status,
         stop: start.stop,

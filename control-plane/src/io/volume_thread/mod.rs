@@ -8,6 +8,8 @@
 //! Not here: negotiation (nbd-frontend), control link and timers (`group_thread`).
 
 mod clients;
+#[cfg(test)]
+mod hosts;
 mod link;
 
 use std::io;
@@ -31,13 +33,15 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 use tokio::sync::mpsc;
 
-use super::mailbox::{Receiver, SharedGate};
+use super::mailbox::{Receiver, Sender, SharedGate, mailbox};
 use super::metrics::Latencies;
 use clients::{Clients, Intake};
 use link::Link;
 
 /// Letters that wait for a volume thread, at most.
-pub const MAILBOX_LETTERS: usize = 1024;
+const LETTERS_MAX: usize = 1024;
+/// Clients that wait for a volume thread, at most; with more the front thread waits.
+const ARRIVALS_MAX: usize = 64;
 /// Bytes taken by one receive call.
 const SCRATCH_BYTES: usize = 256 << 10;
 /// How often measurements are handed on.
@@ -45,9 +49,10 @@ const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 /// Time that attached clients get to take their last replies when the process ends.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-const TOKEN_MAIL: u64 = 0;
+const TOKEN_LETTERS: u64 = 0;
 const TOKEN_ENGINE: u64 = 1;
 const TOKEN_LINK: u64 = 2;
+const TOKEN_ARRIVALS: u64 = 3;
 /// Clients' tokens begin here.
 const TOKEN_CLIENTS: u64 = 16;
 
@@ -67,10 +72,32 @@ pub enum Letter {
         /// Plain text received with the binding.
         leftover: Vec<u8>,
     },
-    /// A client that reached GO.
-    Client(Box<Attached>),
     /// End when the clients are gone.
     Exit,
+}
+
+/// Where a volume thread is written to. Clients come by a box of their own: however many there
+/// are, they take no place that the group needs.
+#[derive(Debug)]
+pub struct Mail {
+    letters: Receiver<Letter>,
+    arrivals: Receiver<Box<Attached>>,
+}
+
+impl Mail {
+    /// Empty boxes, with the ends for the group thread and for the front thread.
+    ///
+    /// # Errors
+    /// No descriptor is to be had.
+    pub fn new() -> io::Result<(Self, Sender<Letter>, Sender<Box<Attached>>)> {
+        let (to_letters, letters) = mailbox(LETTERS_MAX)?;
+        let (to_arrivals, arrivals) = mailbox(ARRIVALS_MAX)?;
+        Ok((Self { letters, arrivals }, to_letters, to_arrivals))
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.letters.has_mail() && !self.arrivals.has_mail()
+    }
 }
 
 /// From a volume thread to the group thread.
@@ -98,8 +125,8 @@ pub struct VolumeCounters {
 pub struct Parts {
     /// For the core.
     pub config: VolumeConfig,
-    /// Where letters come from.
-    pub mail: Receiver<Letter>,
+    /// Where letters and clients come from.
+    pub mail: Mail,
     /// Where reports go.
     pub reports: mpsc::Sender<Report>,
     /// The right to serve.
@@ -122,7 +149,7 @@ struct VolumeThread {
     volume: Volume,
     engine: Engine,
     index: VolumeIndex,
-    mail: Receiver<Letter>,
+    mail: Mail,
     reports: mpsc::Sender<Report>,
     gate: Arc<SharedGate>,
     counters: Arc<VolumeCounters>,
@@ -130,8 +157,6 @@ struct VolumeThread {
     latencies: Box<Latencies>,
     /// When what was measured is handed on; none while there is nothing.
     measured_at: Option<Instant>,
-    /// The newest sample of the clock.
-    now: Instant,
     epoll: std::os::fd::OwnedFd,
     clients: Clients,
     link: Option<Link>,
@@ -144,7 +169,8 @@ impl VolumeThread {
     fn new(parts: Parts, engine: Engine) -> io::Result<Self> {
         let Parts { config, mail, reports, gate, counters, measured } = parts;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        watch(&epoll, mail.event_fd(), TOKEN_MAIL)?;
+        watch(&epoll, mail.letters.event_fd(), TOKEN_LETTERS)?;
+        watch(&epoll, mail.arrivals.event_fd(), TOKEN_ARRIVALS)?;
         watch(&epoll, engine.event_fd(), TOKEN_ENGINE)?;
         Ok(Self {
             volume: Volume::new(config),
@@ -157,7 +183,6 @@ impl VolumeThread {
             measured,
             latencies: Box::default(),
             measured_at: None,
-            now: clock::now(),
             epoll,
             clients: Clients::default(),
             link: None,
@@ -188,7 +213,7 @@ impl VolumeThread {
     }
 
     fn hand_on_measured(&mut self) {
-        if self.measured_at.is_some_and(|at| self.now >= at) {
+        if self.measured_at.is_some_and(|at| clock::now() >= at) {
             self.measured_at = None;
             let full = std::mem::take(&mut self.latencies);
             // Nobody waits for a measurement: one that finds no room is lost.
@@ -215,7 +240,7 @@ impl VolumeThread {
 
     /// Whether the next turn has something to do without anything happening.
     fn has_work(&mut self) -> bool {
-        self.mail.has_mail()
+        !self.mail.is_empty()
             || self.engine.has_completions()
             || self.link.as_ref().is_some_and(Link::is_readable)
             || (self.takes_requests() && self.clients.has_input())
@@ -234,7 +259,7 @@ impl VolumeThread {
             .intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR);
         let readable = gone || flags.contains(epoll::EventFlags::IN);
         match event.data.u64() {
-            TOKEN_MAIL | TOKEN_ENGINE => {}
+            TOKEN_LETTERS | TOKEN_ENGINE | TOKEN_ARRIVALS => {}
             TOKEN_LINK => {
                 if let Some(link) = &mut self.link {
                     link.note(readable, gone);
@@ -245,20 +270,21 @@ impl VolumeThread {
     }
 
     fn read_mail(&mut self) {
-        while let Some(letter) = self.mail.poll() {
+        while let Some(letter) = self.mail.letters.poll() {
             match letter {
                 Letter::Command(command) => {
-                    self.now = clock::now();
-                    self.volume.handle_command(self.now, command);
+                    self.volume.handle_command(clock::now(), command);
                 }
                 Letter::Link { socket, conn_nonce, sequence, leftover } => {
                     self.attach_link(socket, conn_nonce, sequence, &leftover);
                 }
-                Letter::Client(attached) => self.attach_client(*attached),
                 Letter::Exit => self.exit_at = Some(clock::now() + GOODBYE),
             }
             // What a command causes happens before the next letter is read.
             self.drain_actions();
+        }
+        while let Some(attached) = self.mail.arrivals.poll() {
+            self.attach_client(*attached);
         }
     }
 
@@ -303,9 +329,9 @@ impl VolumeThread {
     fn receive_link(&mut self) {
         let Some(link) = &mut self.link else { return };
         let received = link.receive(&mut self.scratch, TURN_BYTES_MAX);
-        self.now = clock::now();
+        let now = clock::now();
         while let Some(message) = link.poll_message() {
-            self.volume.handle_message(self.now, message);
+            self.volume.handle_message(now, message);
         }
         if let Err(why) = received {
             self.drop_link(why);
@@ -326,13 +352,12 @@ impl VolumeThread {
         loop {
             self.completions.clear();
             self.engine.poll_completions(&mut self.completions);
+            for completion in self.completions.drain(..) {
+                self.volume.handle_completion(completion);
+            }
             // The sample: after the last receive and the last reaped completion.
             let gate = self.gate.sample();
-            self.now = clock::now();
-            for completion in self.completions.drain(..) {
-                self.volume.handle_completion(self.now, completion);
-            }
-            self.volume.settle(self.now, gate);
+            self.volume.settle(clock::now(), gate);
             self.drain_actions();
             self.engine.flush_submissions();
             if !self.engine.has_completions() {
@@ -344,12 +369,11 @@ impl VolumeThread {
     fn drain_actions(&mut self) {
         while let Some(action) = self.volume.poll_action() {
             match action {
-                Action::Reply { id, completion, stages } => {
+                Action::Reply { id, completion } => {
                     self.counters.requests.fetch_add(1, Ordering::Relaxed);
-                    let latencies = &mut self.latencies;
-                    self.clients.complete(id, completion, stages, self.now, latencies);
+                    self.clients.complete(id, completion, &mut self.latencies);
                     if self.measured_at.is_none() {
-                        self.measured_at = Some(self.now + MEASURE_INTERVAL);
+                        self.measured_at = Some(clock::now() + MEASURE_INTERVAL);
                     }
                 }
                 Action::Submit { id, operation } => self.engine.submit(id, operation),
@@ -412,4 +436,36 @@ fn watch(epoll: &std::os::fd::OwnedFd, fd: BorrowedFd<'_>, token: u64) -> io::Re
     let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
     epoll::add(epoll, fd, epoll::EventData::new_u64(token), flags)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::front_thread::{FrontVolume, forward};
+
+    #[test]
+    fn a_flood_of_clients_takes_no_place_of_a_letter() {
+        let (mail, letters, arrivals) = Mail::new().expect("descriptors");
+        let volume = FrontVolume { name: hosts::NAME.parse().expect("a name"), arrivals };
+        let (attached, _hosts) = hosts::attached(ARRIVALS_MAX + 1);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.expect("a runtime").block_on(async {
+            let volumes = [volume];
+            let flood = async {
+                for client in attached {
+                    forward(&volumes, client).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                () = flood => panic!("the front thread waits"),
+                () = tokio::task::yield_now() => {}
+            }
+        });
+        for _ in 0..LETTERS_MAX {
+            letters.send(Letter::Exit).expect("every place is a letter's");
+        }
+        let waiting = std::iter::from_fn(|| mail.arrivals.poll()).count();
+        assert_eq!(waiting, ARRIVALS_MAX);
+    }
 }

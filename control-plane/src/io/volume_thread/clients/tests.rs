@@ -3,60 +3,20 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::thread;
 
-use base::limits::{REQUEST_BYTES_MAX, Timers, VOLUME_BYTES_MAX};
-use nbd_frontend::admission::Caps;
-use nbd_frontend::exports::{ExportInfo, ExportTable};
-use nbd_frontend::io::acceptor::{Acceptor, AcceptorConfig};
-use nbd_frontend::io::shared_exports::SharedExports;
+use base::limits::{REQUEST_BYTES_MAX, VOLUME_BYTES_MAX};
 use rustix::event::{PollFd, PollFlags, poll};
-use tokio::sync::mpsc;
 
+use super::super::hosts::attached;
 use super::*;
 
-const NAME: &str = "vol0";
-
-/// `count` clients that reached GO, with the hosts' ends of their connections.
+/// `count` clients, with the hosts' ends of their connections.
 fn attach(clients: &mut Clients, count: usize) -> Vec<TcpStream> {
-    let export = ExportInfo::new(NAME.parse().expect("a name"), 1 << 30);
-    let config = AcceptorConfig {
-        address: "127.0.0.1:0".parse().expect("an address"),
-        tls: None,
-        alive: Timers::DEFAULT.alive,
-        caps: Caps::DEFAULT,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime").block_on(async {
-        let (sink, mut attached) = mpsc::channel(count);
-        let exports = SharedExports::new(ExportTable::new(vec![export]));
-        let acceptor = Acceptor::listen(config, exports, sink).expect("listening");
-        let address = acceptor.local_address().expect("an address");
-        let dial = thread::spawn(move || (0..count).map(|_| go(address)).collect());
-        let arrive = async {
-            for _ in 0..count {
-                let id = clients.next_id();
-                clients.attach(id, attached.recv().await.expect("a client"));
-            }
-        };
-        tokio::select! {
-            () = acceptor.run() => unreachable!("somebody takes the clients"),
-            () = arrive => {}
-        }
-        dial.join().expect("the hosts")
-    })
-}
-
-/// Negotiates by NBD_OPT_EXPORT_NAME without the padding.
-fn go(address: SocketAddr) -> TcpStream {
-    let mut host = TcpStream::connect(address).expect("connected");
-    host.read_exact(&mut [0; 18]).expect("the greeting");
-    let mut hello = 3u32.to_be_bytes().to_vec();
-    hello.extend(b"IHAVEOPT");
-    hello.extend(1u32.to_be_bytes());
-    hello.extend((NAME.len() as u32).to_be_bytes());
-    hello.extend(NAME.as_bytes());
-    host.write_all(&hello).expect("sent");
-    host.read_exact(&mut [0; 10]).expect("the export");
-    host
+    let (attached, hosts) = attached(count);
+    for client in attached {
+        let id = clients.next_id();
+        clients.attach(id, client);
+    }
+    hosts
 }
 
 fn header(command: u16, cookie: u64, length: u32) -> Vec<u8> {
