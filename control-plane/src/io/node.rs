@@ -38,7 +38,7 @@ use super::decision_file::DecisionFile;
 use super::front_thread::{self, FrontVolume};
 use super::group_thread::{self, VolumeHandle};
 use super::mailbox::SharedGate;
-use super::metrics::Metrics;
+use super::metrics::{Metrics, Transitions};
 use super::peer_link::{PeerLinks, random_bytes};
 use super::record_writer::{self, VolumeParts};
 use super::volume_thread::{self, Mail, Report, VolumeCounters};
@@ -208,6 +208,8 @@ impl Node {
         let first = StatusReport { at: clock::now(), status: base_status.clone() };
         let (status, status_seen) = watch::channel(Arc::new(first));
         let (_pair_sender, pair_seen) = watch::channel(Arc::new(pair.clone()));
+        let metrics = Metrics::new(&config.node.name);
+        let transitions = metrics.transitions();
         let front = spawn_front(front_thread::Parts {
             nbd: AcceptorConfig {
                 address: config.nbd.listen,
@@ -222,7 +224,7 @@ impl Node {
             metrics_listen: config.metrics.listen,
             identity: identity.clone(),
             admin: AdminState { status: status_seen, pair: pair_seen },
-            metrics: Metrics::new(&config.node.name),
+            metrics,
             measured: measured_queue,
             stop: end_seen,
         })?;
@@ -243,6 +245,7 @@ impl Node {
             gate,
             exports,
             decisions,
+            transitions,
             describe: Box::new(move |view, volumes| {
                 describe(&base_status, &pair, began, view, volumes)
             }),
@@ -363,6 +366,7 @@ struct GroupStart {
     gate: Arc<SharedGate>,
     exports: SharedExports,
     decisions: DecisionFile,
+    transitions: Transitions,
     describe: group_thread::Describe,
     status: watch::Sender<Arc<StatusReport>>,
     stop: watch::Receiver<bool>,
@@ -414,6 +418,7 @@ async fn run_group(start: GroupStart, listener: Option<tokio::net::TcpListener>)
         gate: start.gate,
         exports: start.exports,
         decisions: start.decisions,
+        transitions: start.transitions,
         describe: start.describe,
         status: start.status,
         stop: start.stop,

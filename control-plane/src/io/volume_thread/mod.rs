@@ -157,6 +157,8 @@ struct VolumeThread {
     latencies: Box<Latencies>,
     /// When what was measured is handed on; none while there is nothing.
     measured_at: Option<Instant>,
+    /// The newest sample of the clock.
+    now: Instant,
     epoll: std::os::fd::OwnedFd,
     clients: Clients,
     link: Option<Link>,
@@ -183,6 +185,7 @@ impl VolumeThread {
             measured,
             latencies: Box::default(),
             measured_at: None,
+            now: clock::now(),
             epoll,
             clients: Clients::default(),
             link: None,
@@ -213,7 +216,7 @@ impl VolumeThread {
     }
 
     fn hand_on_measured(&mut self) {
-        if self.measured_at.is_some_and(|at| clock::now() >= at) {
+        if self.measured_at.is_some_and(|at| self.now >= at) {
             self.measured_at = None;
             let full = std::mem::take(&mut self.latencies);
             // Nobody waits for a measurement: one that finds no room is lost.
@@ -273,7 +276,8 @@ impl VolumeThread {
         while let Some(letter) = self.mail.letters.poll() {
             match letter {
                 Letter::Command(command) => {
-                    self.volume.handle_command(clock::now(), command);
+                    self.now = clock::now();
+                    self.volume.handle_command(self.now, command);
                 }
                 Letter::Link { socket, conn_nonce, sequence, leftover } => {
                     self.attach_link(socket, conn_nonce, sequence, &leftover);
@@ -329,9 +333,9 @@ impl VolumeThread {
     fn receive_link(&mut self) {
         let Some(link) = &mut self.link else { return };
         let received = link.receive(&mut self.scratch, TURN_BYTES_MAX);
-        let now = clock::now();
+        self.now = clock::now();
         while let Some(message) = link.poll_message() {
-            self.volume.handle_message(now, message);
+            self.volume.handle_message(self.now, message);
         }
         if let Err(why) = received {
             self.drop_link(why);
@@ -352,12 +356,13 @@ impl VolumeThread {
         loop {
             self.completions.clear();
             self.engine.poll_completions(&mut self.completions);
-            for completion in self.completions.drain(..) {
-                self.volume.handle_completion(completion);
-            }
             // The sample: after the last receive and the last reaped completion.
             let gate = self.gate.sample();
-            self.volume.settle(clock::now(), gate);
+            self.now = clock::now();
+            for completion in self.completions.drain(..) {
+                self.volume.handle_completion(self.now, completion);
+            }
+            self.volume.settle(self.now, gate);
             self.drain_actions();
             self.engine.flush_submissions();
             if !self.engine.has_completions() {
@@ -369,11 +374,12 @@ impl VolumeThread {
     fn drain_actions(&mut self) {
         while let Some(action) = self.volume.poll_action() {
             match action {
-                Action::Reply { id, completion } => {
+                Action::Reply { id, completion, stages } => {
                     self.counters.requests.fetch_add(1, Ordering::Relaxed);
-                    self.clients.complete(id, completion, &mut self.latencies);
+                    let latencies = &mut self.latencies;
+                    self.clients.complete(id, completion, stages, self.now, latencies);
                     if self.measured_at.is_none() {
-                        self.measured_at = Some(clock::now() + MEASURE_INTERVAL);
+                        self.measured_at = Some(self.now + MEASURE_INTERVAL);
                     }
                 }
                 Action::Submit { id, operation } => self.engine.submit(id, operation),

@@ -94,7 +94,8 @@ fn many_large_writes_stay_within_the_memory_of_a_volume_and_all_are_served() {
                 wait_readable(&mut clients);
             } else {
                 // The volume completes the oldest one only when nothing more is taken.
-                clients.complete(book.taken.remove(0), Completion::Done, &mut latencies);
+                let (id, now) = (book.taken.remove(0), clock::now());
+                clients.complete(id, Completion::Done, Stages::default(), now, &mut latencies);
                 answered += 1;
             }
         }
