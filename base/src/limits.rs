@@ -40,8 +40,13 @@ pub const FRAME_BODY_MAX: u32 = 64 << 10;
 pub const VOLUMES_MAX: usize = 64;
 /// Bytes queued on the data link of one volume before hosts' writes are no longer read.
 pub const LINK_BACKLOG_MAX: usize = 48 << 20;
-/// Writes of one node that are ordered or wait to be ordered on one volume, at most.
+/// Requests under way on one volume at one node above which nothing more is taken from hosts; those
+/// of one turn of the loop come on top.
 pub const WRITES_MAX: usize = 4096;
+/// Writes of the peer under way on one volume, at most: twice what a node takes from its hosts.
+pub const PEER_WRITES_MAX: usize = 2 * WRITES_MAX;
+/// Their bytes, at most, likewise.
+pub const PEER_BYTES_MAX: u64 = 2 * VOLUME_BYTES_MAX;
 /// Bytes taken from one socket in one turn of the loop, at most.
 pub const TURN_BYTES_MAX: usize = 1 << 20;
 /// Ids in one COMMIT frame beside its watermark, at most (PROTOCOL 2.6: bounded per frame).

@@ -46,6 +46,16 @@ pub struct Write {
     pub fua: bool,
 }
 
+impl Write {
+    /// Bytes that it keeps in memory.
+    pub fn payload_bytes(&self) -> u64 {
+        match &self.content {
+            Content::Data(data) => data.len() as u64,
+            Content::Zeroes { .. } | Content::Trim => 0,
+        }
+    }
+}
+
 /// What a write puts there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Content {

@@ -293,8 +293,8 @@ impl Volume {
         match (&mut self.phase, used_for, done) {
             (Phase::Active(mirror), IoUse::Apply { slot }, _) => mirror.applied(*slot, out),
             (Phase::Active(mirror), IoUse::LocalFlush, _) => mirror.flushed(out),
-            (Phase::Active(_), IoUse::PeerFlush { id }, _) => {
-                out.send(DataMessage::FlushAck { id: *id });
+            (Phase::Active(mirror), IoUse::PeerFlush { id }, _) => {
+                mirror.flushed_for_peer(*id, out);
             }
             (Phase::Comparing(compare), IoUse::SourceRead { id }, IoDone::Data(data)) => {
                 compare.source_read(*id, data, out);

@@ -3,6 +3,7 @@
 //! Not here: two cores together (`pair.rs`), faults in any order (the simulator).
 
 use base::ids::{ClientId, ConnNonce, Session, VolumeIndex};
+use base::limits::{PEER_BYTES_MAX, PEER_WRITES_MAX};
 use base::range::ByteRange;
 use base::request::{Completion, Content, Operation, RequestError, RequestId, Write};
 use base::rules::Rules;
@@ -294,6 +295,40 @@ fn what_a_peer_may_not_say_ends_the_connection_and_nothing_else() {
         assert!(bench.is_silent(), "{text}");
         assert!(matches!(bench.reports.as_slice(), [VolumeReport::LinkLost { .. }]), "{text}");
     }
+}
+
+/// A peer that never commits does not fill this node's memory.
+#[test]
+fn a_peer_with_more_under_way_than_a_node_takes_from_its_hosts_loses_its_connection() {
+    let zeroes = Write { content: Content::Zeroes { allocate: false }, ..change(0, 1, false) };
+    let largest = change(0, SIZE / 512, false);
+    for (write, allowed) in [(zeroes, PEER_WRITES_MAX as u64), (largest, PEER_BYTES_MAX / SIZE)] {
+        for role in [Role::Orderer, Role::Follower] {
+            let mut bench = Bench::serving(role);
+            for n in 0..=allowed {
+                let write = write.clone();
+                bench.hear(match role {
+                    Role::Orderer => DataMessage::WriteRequest { fid: n, write },
+                    Role::Follower => DataMessage::Repl { seq: n + 1, write },
+                });
+                let lost = matches!(bench.reports.as_slice(), [VolumeReport::LinkLost { .. }]);
+                assert_eq!(lost, n == allowed, "{role:?}: write {n}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_peer_flushes_once_at_a_time() {
+    let mut bench = Bench::serving(Role::Follower);
+    for id in 0..2 {
+        bench.hear(DataMessage::Flush { id });
+        bench.complete_it();
+        assert_eq!(bench.sent, [DataMessage::FlushAck { id }]);
+    }
+    bench.hear(DataMessage::Flush { id: 2 });
+    bench.hear(DataMessage::Flush { id: 3 });
+    assert!(matches!(bench.reports.as_slice(), [VolumeReport::LinkLost { .. }]));
 }
 
 #[test]

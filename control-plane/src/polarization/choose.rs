@@ -105,6 +105,13 @@ fn volume_refusal(
              the same version of stretch"
         ));
     }
+    if x.granule_bytes != y.granule_bytes {
+        return Some(format!(
+            "volume {index} is locked in units of {} bytes at {a} and of {} bytes at {b}: both \
+             nodes need the same version of stretch",
+            x.granule_bytes, y.granule_bytes
+        ));
+    }
     if x.disk_id == y.disk_id {
         return Some(format!(
             "{a} and {b} carry the same disk id for volume {index}: one folder is a copy of the \

@@ -303,6 +303,7 @@ fn what_can_never_be_a_pair_is_refused_by_both_with_the_reason() {
         ("volumes", |h| h.volumes.clear(), SAME),
         ("volume ids and their order", |h| h.volumes[0].volume_id = VolumeId([5; 16]), SAME),
         ("both must be equal", SAME, |h| h.volumes[0].size = 512),
+        ("in units of", SAME, |h| h.volumes[0].granule_bytes *= 8),
         ("the same disk id", SAME, |h| h.volumes[0].disk_id = DiskId([b'a'; 16])),
         ("does not know", SAME, |h| h.volumes[0].disk_id = DiskId([77; 16])),
         ("does not know", |h| h.volumes[0].disk_id = DiskId::NONE, SAME),

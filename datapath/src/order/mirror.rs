@@ -8,7 +8,8 @@
 //! Faults assumed: any message may be missing because the connection ended; none is reordered,
 //! repeated or altered (TLS, and the frame sequence).
 //! Not here: the way of a write (`writes.rs`) and of a read (`reads.rs`), what the peer says
-//! (`peer.rs`), what waits too long (`late.rs`), the end (`leave.rs`), what becomes of requests outside a session (`volume.rs`).
+//! (`peer.rs`), what waits too long (`late.rs`), the end (`leave.rs`), what becomes of requests
+//! outside a session (`volume.rs`).
 //!
 //! Both nodes keep the same kind of lock queue. At the orderer a granted exclusive lock *is* the
 //! place in the order. At the follower an entry is made when the place is known (REPL or ORDERED),
@@ -30,6 +31,7 @@ use crate::gate::Gate;
 use crate::outbox::{IoUse, Outbox};
 use crate::port::Role;
 use crate::storage::IoOperation;
+use crate::wire::DataMessage;
 
 /// What a session is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,6 +79,11 @@ pub struct Mirror {
     pub(super) next_seq: u64,
     pub(super) next_fid: u64,
     pub(super) peer_fid: u64,
+    /// Of the writes of the peer that are under way.
+    pub(super) peer_writes: usize,
+    pub(super) peer_bytes: u64,
+    /// The peer's flush is under way here.
+    pub(super) peer_flush: bool,
     pub(super) told: Told,
     pub(super) flushes: Flushes,
     pub(super) failed_seq: Option<u64>,
@@ -99,6 +106,9 @@ impl Mirror {
             next_seq: 1,
             next_fid: 0,
             peer_fid: 0,
+            peer_writes: 0,
+            peer_bytes: 0,
+            peer_flush: false,
             told: Told::default(),
             flushes: Flushes::default(),
             failed_seq: None,
@@ -137,6 +147,12 @@ impl Mirror {
     /// This node's half of a flush is done.
     pub(crate) fn flushed(&mut self, out: &mut Outbox) {
         self.flushes.done_here(self.now, out);
+    }
+
+    /// This node's half of the peer's flush is done.
+    pub(crate) fn flushed_for_peer(&mut self, id: u64, out: &mut Outbox) {
+        self.peer_flush = false;
+        out.send(DataMessage::FlushAck { id });
     }
 
     /// The end of a turn: answers the reads whose data is older than this sample of the gate, and

@@ -3,9 +3,10 @@
 //!
 //! Invariants: W2 COMMIT speaks of the sender's own writes, and of none that this node has not
 //! applied.
+//! Bounded: a peer that has more under way than an honest one may loses its connection.
 //! Not here: frames and their payloads (`wire`), messages of another session (`volume.rs`).
 
-use base::limits::BLOCK_BYTES;
+use base::limits::{BLOCK_BYTES, PEER_BYTES_MAX, PEER_WRITES_MAX};
 use base::range::ByteRange;
 use base::request::Write;
 use base::rules::Rule;
@@ -28,6 +29,9 @@ pub enum MirrorError {
     /// A range outside the volume or not in whole blocks.
     #[error("a range outside the volume")]
     Range,
+    /// More under way than a node takes from its hosts.
+    #[error("more {0} under way than a node takes from its hosts")]
+    TooMany(&'static str),
     /// A number that names no write in the state it must have.
     #[error("a {what} for number {number}, which is not under way")]
     Number {
@@ -55,6 +59,9 @@ impl Mirror {
             DataMessage::Applied(seqs) => self.handle_there(Role::Follower, "APPLIED", &seqs, out),
             DataMessage::Commit { watermark, more } => self.handle_commit(watermark, &more, out),
             DataMessage::Flush { id } => {
+                if std::mem::replace(&mut self.peer_flush, true) {
+                    return Err(MirrorError::TooMany("flushes"));
+                }
                 out.submit(IoUse::PeerFlush { id }, IoOperation::Flush);
                 Ok(())
             }
@@ -78,7 +85,7 @@ impl Mirror {
         if seq == 0 || self.peers.contains_key(&seq) || self.own.contains_key(&seq) {
             return Err(number("REPL", seq));
         }
-        let slot = self.insert_write(Origin::Peer, write);
+        let slot = self.insert_peer_write(write)?;
         self.writes[slot].seq = Some(seq);
         self.peers.insert(seq, slot);
         self.enter_lock(slot, out);
@@ -99,10 +106,20 @@ impl Mirror {
             return Err(number("WREQ", fid));
         }
         self.peer_fid += 1;
-        let slot = self.insert_write(Origin::Peer, write);
+        let slot = self.insert_peer_write(write)?;
         self.writes[slot].fid = Some(fid);
         self.enter_lock(slot, out);
         Ok(())
+    }
+
+    fn insert_peer_write(&mut self, write: Write) -> Result<usize, MirrorError> {
+        let bytes = write.payload_bytes();
+        if self.peer_writes == PEER_WRITES_MAX || self.peer_bytes + bytes > PEER_BYTES_MAX {
+            return Err(MirrorError::TooMany("writes"));
+        }
+        self.peer_writes += 1;
+        self.peer_bytes += bytes;
+        Ok(self.insert_write(Origin::Peer, write))
     }
 
     fn handle_ordered(
@@ -193,6 +210,8 @@ impl Mirror {
         }
         self.peers.remove(&seq);
         let live = self.writes.remove(slot);
+        self.peer_writes -= 1;
+        self.peer_bytes -= live.write.payload_bytes();
         assert!(
             live.lock.is_some() || !self.info.rules.hold(Rule::LockUntilCommit),
             "W2: a range is locked until its keeper knows that both copies have the write"
