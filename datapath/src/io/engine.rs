@@ -2,8 +2,9 @@
 //! chosen once at start: calls in place on tmpfs, io_uring, or a pool of blocking threads where
 //! io_uring is forbidden.
 //!
-//! A turn of the loop: `poll_completions`, feed the core, `submit` what it asks for,
-//! `flush_submissions`; wait for `event_fd` only while `has_completions` says no.
+//! A turn of the loop: `begin_turn`, then `poll_completions`, feed the core, `submit` what it asks
+//! for, `flush_submissions`, again while `has_completions` says so; wait for `event_fd` only while
+//! `has_unfinished` says no, too.
 //! Owns: which operations are under way, and their memory.
 //! Not here: what may overlap what (the core), opening and locking (`backing`).
 
@@ -99,6 +100,14 @@ impl Engine {
         Ok(Self { variant, in_flight: 0, stays_here: PhantomData })
     }
 
+    /// A turn of the loop begins: what waited for it because of its length goes on.
+    pub fn begin_turn(&mut self) {
+        match &mut self.variant {
+            Variant::Inline(inline) => inline.begin_turn(),
+            Variant::Ring(_) | Variant::Pool(_) => {}
+        }
+    }
+
     /// Starts an operation. The engine keeps its payload until it has completed. Panics if it
     /// leaves the volume or a read is larger than the largest request.
     pub fn submit(&mut self, id: IoId, operation: IoOperation) {
@@ -131,13 +140,20 @@ impl Engine {
         self.in_flight -= completed;
     }
 
-    /// Whether another [`Self::poll_completions`] has something to do right now; while it has,
-    /// the loop must not wait.
+    /// Whether another [`Self::poll_completions`] has something to do in this turn.
     pub fn has_completions(&mut self) -> bool {
         match &mut self.variant {
             Variant::Inline(inline) => inline.has_completions(),
             Variant::Ring(ring) => ring.has_completions(),
             Variant::Pool(pool) => pool.has_completions(),
+        }
+    }
+
+    /// Whether something is left for the next turn that nothing announces: the loop must not wait.
+    pub fn has_unfinished(&self) -> bool {
+        match &self.variant {
+            Variant::Inline(inline) => inline.has_unfinished(),
+            Variant::Ring(_) | Variant::Pool(_) => false,
         }
     }
 

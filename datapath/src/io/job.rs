@@ -22,6 +22,8 @@ use crate::storage::{IoDone, IoFault, IoId, IoOperation};
 const RETRIES_MAX: u32 = 64;
 /// Bytes zeroed by one system call, at most: it must not hold up the others for long.
 pub(super) const ZERO_CALL_BYTES_MAX: u64 = 64 << 20;
+/// The same on tmpfs, where a call clears memory and may be made on the loop's own thread.
+pub(super) const ZERO_TMPFS_BYTES_MAX: u64 = 4 << 20;
 
 const PUNCH: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
 const ZERO: FallocateFlags = FallocateFlags::ZERO_RANGE.union(FallocateFlags::KEEP_SIZE);
@@ -120,6 +122,22 @@ impl Job {
         matches!(self.work, Work::Read { .. } | Work::Write { .. })
     }
 
+    /// Bytes that the next call zeroes, at most; none if it is for something else.
+    pub(super) fn next_zeroes(&self) -> u64 {
+        match self.work {
+            Work::Zero { done, piece, .. } => {
+                let call_bytes_max = match piece {
+                    Piece::Write => ZEROS.0.len() as u64,
+                    Piece::Punch | Piece::Allocate | Piece::ZeroRange => {
+                        zero_call_bytes_max(&self.store)
+                    }
+                };
+                (self.range.length() - done).min(call_bytes_max)
+            }
+            Work::Read { .. } | Work::Write { .. } | Work::ReadAhead | Work::Sync => 0,
+        }
+    }
+
     /// The next call. The memory it names stays where it is until [`Self::finish_call`], also when
     /// the job itself is moved.
     pub(super) fn next_call(&mut self) -> Call<'_> {
@@ -137,7 +155,7 @@ impl Job {
             Work::Zero { done, piece, .. } => {
                 let left = self.range.length() - *done;
                 let offset = offset + *done;
-                let length = left.min(ZERO_CALL_BYTES_MAX);
+                let length = left.min(zero_call_bytes_max(&self.store));
                 match piece {
                     Piece::Punch => Call::Fallocate { flags: PUNCH, offset, length },
                     Piece::Allocate => Call::Fallocate { flags: ALLOCATE, offset, length },
@@ -203,7 +221,7 @@ impl Job {
                         return None;
                     }
                     Piece::Punch | Piece::Allocate | Piece::ZeroRange => {
-                        left.min(ZERO_CALL_BYTES_MAX)
+                        left.min(zero_call_bytes_max(&self.store))
                     }
                     Piece::Write if count == 0 => {
                         return Some(Err(IoFault::System(Errno::IO.raw_os_error())));
@@ -254,6 +272,10 @@ impl Job {
             _ => Some(Err(fault(error))),
         }
     }
+}
+
+const fn zero_call_bytes_max(store: &Store) -> u64 {
+    if store.tmpfs { ZERO_TMPFS_BYTES_MAX } else { ZERO_CALL_BYTES_MAX }
 }
 
 /// The best way to zero that has not been refused.

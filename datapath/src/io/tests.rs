@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -86,12 +87,13 @@ impl Bench {
     fn finish(&mut self) -> BTreeMap<IoId, Result<IoDone, IoFault>> {
         let mut all = Vec::<IoCompletion>::new();
         loop {
+            self.engine.begin_turn();
             self.engine.poll_completions(&mut all);
             self.engine.flush_submissions();
             if self.engine.in_flight() == 0 {
                 break;
             }
-            if !self.engine.has_completions() {
+            if !self.engine.has_completions() && !self.engine.has_unfinished() {
                 let mut events = Vec::with_capacity(4);
                 let limit = rustix::time::Timespec { tv_sec: 20, tv_nsec: 0 };
                 let buffer = rustix::buffer::spare_capacity(&mut events);
@@ -262,7 +264,8 @@ fn a_large_zeroing_takes_turns_with_others() {
             let mut first = Vec::new();
             bench.engine.poll_completions(&mut first);
             assert_eq!(first.iter().map(|done| done.id).collect::<Vec<_>>(), [write]);
-            assert!(bench.engine.has_completions(), "the loop must come back for the zeroing");
+            assert!(!bench.engine.has_completions(), "the turn has zeroed enough");
+            assert!(bench.engine.has_unfinished(), "the loop must come back for the zeroing");
         } else {
             assert_eq!(bench.finish().len(), 2);
         }
@@ -271,6 +274,36 @@ fn a_large_zeroing_takes_turns_with_others() {
         assert!(bench.read(size - 4096, 4096).expect("read").iter().all(|b| *b == 0), "{setup:?}");
         assert!(bench.read(0, 4096).expect("read").iter().all(|b| *b == 9));
     }
+}
+
+#[test]
+fn a_turn_in_place_zeroes_a_bounded_number_of_bytes() {
+    const BOUND: u64 = super::inline::TURN_ZEROES_MAX + super::job::ZERO_TMPFS_BYTES_MAX;
+    const LENGTH: u64 = 3 * BOUND;
+    const COUNT: u64 = 4;
+    let setup = Setup { place: "/dev/shm", direct: Direct::Auto, kind: EngineKind::Inline };
+    let mut bench = Bench::new(setup, COUNT * LENGTH);
+    for number in 0..COUNT {
+        let range = range(number * LENGTH, LENGTH);
+        bench.submit(IoOperation::Zero { range, allocate: true, durable: true });
+    }
+    let allocated = |path: &std::path::Path| fs::metadata(path).expect("there").blocks() * 512;
+    let (mut before, mut done, mut turns) = (0, Vec::new(), 0);
+    while done.len() < COUNT as usize {
+        assert!(bench.engine.has_unfinished(), "the loop must come back");
+        bench.engine.begin_turn();
+        loop {
+            bench.engine.poll_completions(&mut done);
+            if !bench.engine.has_completions() {
+                break;
+            }
+        }
+        let now = allocated(&bench.path);
+        assert!(now - before <= BOUND, "{} bytes in one turn", now - before);
+        (before, turns) = (now, turns + 1);
+    }
+    assert!(turns >= COUNT * LENGTH / BOUND && before == COUNT * LENGTH);
+    assert!(!bench.engine.has_unfinished());
 }
 
 #[test]

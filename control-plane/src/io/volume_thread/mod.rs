@@ -245,6 +245,7 @@ impl VolumeThread {
     fn has_work(&mut self) -> bool {
         !self.mail.is_empty()
             || self.engine.has_completions()
+            || self.engine.has_unfinished()
             || self.link.as_ref().is_some_and(Link::is_readable)
             || (self.takes_requests() && self.clients.has_input())
     }
@@ -351,8 +352,10 @@ impl VolumeThread {
         clients.receive(scratch, &mut VolumeIntake { volume, link: link.as_ref() });
     }
 
-    /// Feeds completions, settles, carries out actions, until nothing is left that needs no waiting.
+    /// Feeds completions, settles, carries out actions, until nothing is left that needs no waiting
+    /// or is too long for one turn.
     fn work(&mut self) {
+        self.engine.begin_turn();
         loop {
             self.completions.clear();
             self.engine.poll_completions(&mut self.completions);
@@ -446,8 +449,49 @@ fn watch(epoll: &std::os::fd::OwnedFd, fd: BorrowedFd<'_>, token: u64) -> io::Re
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use base::range::ByteRange;
+    use datapath::io::backing::{Backing, Direct};
+    use datapath::storage::{IoId, IoOperation};
+
     use super::*;
     use crate::io::front_thread::{FrontVolume, forward};
+
+    #[test]
+    fn a_turn_does_not_last_as_long_as_what_is_to_be_zeroed() {
+        const LENGTH: u64 = 64 << 20;
+        let dir = tempfile::tempdir_in("/dev/shm").expect("a folder");
+        let path = dir.path().join("vol.img");
+        let file = std::fs::File::create(&path).expect("an image");
+        file.set_len(4 * LENGTH).expect("an image");
+        let backing = Backing::open(&path, 4 * LENGTH, Direct::Auto).expect("it opens");
+        let config = VolumeConfig {
+            index: VolumeIndex(0),
+            size: backing.size(),
+            io_timeout: Duration::from_secs(2),
+            rules: base::rules::Rules::ALL_HOLD,
+        };
+        let parts = Parts {
+            config,
+            mail: Mail::new().expect("descriptors").0,
+            reports: mpsc::channel(1).0,
+            gate: Arc::default(),
+            counters: Arc::default(),
+            measured: mpsc::channel(1).0,
+        };
+        let engine = Engine::start(&backing).expect("an engine");
+        let mut thread = VolumeThread::new(parts, engine).expect("an epoll");
+        for number in 0..4 {
+            let range = ByteRange::new(number * LENGTH, LENGTH).expect("in range");
+            let zero = IoOperation::Zero { range, allocate: true, durable: false };
+            thread.engine.submit(IoId(number), zero);
+        }
+        thread.work();
+        let zeroed = file.metadata().expect("there").blocks() * 512;
+        assert!(zeroed < LENGTH / 2, "{zeroed} bytes in one turn");
+        assert!(thread.has_work(), "the next turn comes at once");
+    }
 
     #[test]
     fn a_flood_of_clients_takes_no_place_of_a_letter() {
