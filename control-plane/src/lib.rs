@@ -6,6 +6,7 @@ pub mod config;
 pub mod pki;
 pub mod polarization;
 pub mod record;
+pub mod state_word;
 pub mod status;
 pub mod wire;
 

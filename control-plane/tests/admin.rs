@@ -12,7 +12,8 @@ use base::ids::Session;
 use base::time::Instant;
 use control_plane::io::admin_client::{self, ClientError, Target};
 use control_plane::pki::Validity;
-use control_plane::status::{NodeStatus, State, StatusReport};
+use control_plane::state_word::StateWord;
+use control_plane::status::{NodeStatus, StatusReport};
 use support::{FakeNode, authority, configure, issue, starting, valid};
 
 /// In 2020.
@@ -84,7 +85,7 @@ fn the_socket_answers_its_owner() {
     let mode = std::fs::metadata(&config.admin.socket).expect("there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert_eq!(ask(&target).expect("an answer"), starting());
-    let active = NodeStatus { state: State::ActiveActive, session: Session(3), ..starting() };
+    let active = NodeStatus { state: StateWord::ActiveActive, session: Session(3), ..starting() };
     node.say(active.clone());
     assert_eq!(ask(&target).expect("an answer"), active);
 }
@@ -96,7 +97,7 @@ fn a_hung_node_does_not_pass_on_what_was_true_once() {
     let tls = issue(&dir.path().join("pki"), "stretch:node/a", valid());
     let config = configure(dir.path());
     let node = FakeNode::start(&config, &tls);
-    let active = NodeStatus { state: State::ActiveActive, ..starting() };
+    let active = NodeStatus { state: StateWord::ActiveActive, ..starting() };
     node.status.send_replace(Arc::new(StatusReport { at: Instant::ZERO, status: active }));
     let error = ask(&Target::Socket(config.admin.socket)).expect_err("old");
     assert!(error.unreachable());

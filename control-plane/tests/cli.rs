@@ -9,7 +9,8 @@ use std::time::Duration;
 use assert_cmd::Command;
 use base::ids::Session;
 use control_plane::io::config_file::store_pair;
-use control_plane::status::{NodeStatus, State};
+use control_plane::state_word::StateWord;
+use control_plane::status::NodeStatus;
 use support::{FakeNode, authority, configure, issue, starting, valid};
 
 fn stretch(dir: &Path) -> Command {
@@ -190,12 +191,12 @@ fn wait_returns_when_the_node_says_so() {
     });
     let node = FakeNode::start(&config, &dir.path().join("pki/a"));
     let wrong_mode = ["wait", "--config", "a.toml", "--state", "active-active", "--mode"];
-    node.say(NodeStatus { state: State::ActiveActive, session: Session(5), ..starting() });
+    node.say(NodeStatus { state: StateWord::ActiveActive, session: Session(5), ..starting() });
     let (code, out, err) = waiting.join().expect("no panic");
     assert_eq!((code, err.as_str()), (0, ""));
     let status: NodeStatus = serde_json::from_str(&out).expect("a status");
-    assert_eq!((status.state, status.session), (State::ActiveActive, Session(5)));
-    node.say(NodeStatus { state: State::ActiveActive, session: Session(5), ..starting() });
+    assert_eq!((status.state, status.session), (StateWord::ActiveActive, Session(5)));
+    node.say(NodeStatus { state: StateWord::ActiveActive, session: Session(5), ..starting() });
     let arguments = [&wrong_mode[..], &["witnessed", "--timeout", "100ms"]].concat();
     let (code, _, err) = run(dir.path(), &arguments);
     assert_eq!(code, 3);
@@ -221,7 +222,7 @@ fn watch_prints_a_line_per_change_and_ends_with_its_reader() {
     let mut lines = BufReader::new(watch.stdout.take().expect("piped")).lines();
     let mut next = || lines.next().expect("a line").expect("text");
     assert_eq!(next(), "a: starting, session 0, mode none, 0 clients, peer b not reachable");
-    node.say(NodeStatus { state: State::Limbo, ..starting() });
+    node.say(NodeStatus { state: StateWord::Limbo, ..starting() });
     assert_eq!(next(), "a: limbo, session 0, mode none, 0 clients, peer b not reachable");
     drop(node);
     let gone = next();

@@ -107,7 +107,7 @@ mod tests {
     use base::ids::Session;
 
     use super::*;
-    use crate::wire::StateWord;
+    use crate::state_word::StateWord;
 
     fn decision(why: &str) -> Decision {
         Decision {

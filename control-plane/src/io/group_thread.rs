@@ -26,8 +26,8 @@ use super::peer_link::{ControlLink, DataLink, PeerEvent, PeerLinks};
 use super::record_writer::RecordWriter;
 use super::volume_thread::{Letter, Report, VolumeCounters};
 use crate::polarization::{Action, Group, GroupView};
+use crate::state_word::StateWord;
 use crate::status::{NodeStatus, StatusReport};
-use crate::wire::StateWord;
 
 /// Time between two attempts to reach the peer, at first and at most.
 const DIAL_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));

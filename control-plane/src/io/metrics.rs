@@ -22,8 +22,8 @@ use metrics_exporter_prometheus::{
 use tokio::net::TcpListener;
 
 use super::http_server::{accept_loop, serve_http};
-use crate::status::{NodeStatus, State};
-use crate::wire::StateWord;
+use crate::state_word::StateWord;
+use crate::status::NodeStatus;
 
 /// Upper bounds of the classic buckets of `stretch_request_seconds`.
 const BUCKETS_SECONDS: [f64; 17] = [
@@ -246,7 +246,7 @@ impl Metrics {
     /// Shows `status` as gauges.
     pub fn show_status(&self, status: &NodeStatus) {
         let set = |name, help, value: f64| self.gauge(name, help, Vec::new()).set(value);
-        for state in State::ALL {
+        for state in StateWord::ALL {
             let label = vec![Label::new("state", state.word())];
             let value = if state == status.state { 1.0 } else { 0.0 };
             self.gauge("stretch_state", "1 for the node's state, 0 for the others", label)

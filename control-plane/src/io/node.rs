@@ -44,7 +44,7 @@ use super::record_writer::{self, VolumeParts};
 use super::volume_thread::{self, Mail, Report, VolumeCounters};
 use crate::config::{self, NbdTls, NodeConfig, PairConfig};
 use crate::polarization::{Group, GroupConfig, GroupView, GroupVolume};
-use crate::status::{NodeStatus, ResyncRole, ResyncStatus, State, StatusReport, VolumeStatus};
+use crate::status::{NodeStatus, ResyncRole, ResyncStatus, StatusReport, VolumeStatus};
 
 /// Open files of a node beside its clients', generously.
 const FILES_OF_THE_PROCESS: u64 = 1024;
@@ -435,7 +435,7 @@ fn describe(
     volumes: &[VolumeHandle],
 ) -> NodeStatus {
     let mut status = base.clone();
-    status.state = view.state.word().parse().unwrap_or(State::Starting);
+    status.state = view.state;
     status.serving = view.serving;
     status.session = view.session;
     status.orderer = view.orderer.clone();
@@ -443,7 +443,7 @@ fn describe(
     status.advice = view.advice.clone();
     status.uptime_ms = milliseconds(clock::now().since(began));
     status.peer.reachable = view.peer.reachable;
-    status.peer.state = view.peer.state.and_then(|state| state.word().parse().ok());
+    status.peer.state = view.peer.state;
     status.peer.last_seen_ms = view.peer.last_seen_ms;
     status.volumes = pair
         .volumes

@@ -8,7 +8,8 @@ use datapath::port::VolumeCommand;
 use datapath::storage::IoFault;
 
 use crate::record::{NodeRecord, Stamp, VolumeHeader};
-use crate::wire::{ControlMessage, StateWord};
+use crate::state_word::StateWord;
+use crate::wire::ControlMessage;
 
 /// A volume of the group.
 #[derive(Clone, PartialEq, Eq, Debug)]

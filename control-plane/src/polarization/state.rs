@@ -2,7 +2,7 @@
 
 use base::ids::Session;
 
-use crate::wire::StateWord;
+use crate::state_word::StateWord;
 
 /// What a node is (PROTOCOL 2.4), as far as this version knows: nobody serves alone yet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -7,7 +7,7 @@ use datapath::port::{Progress, Role, SyncRole};
 use super::durable::{Failure, RETRY_AFTER};
 use super::group::{Group, Phase, Situation};
 use super::state::State;
-use crate::wire::StateWord;
+use crate::state_word::StateWord;
 
 /// The group at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]

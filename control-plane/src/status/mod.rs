@@ -14,92 +14,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use text::{change_line, render};
 
+use crate::state_word::StateWord;
+
 /// Version of the object.
 pub const SCHEMA: u32 = 1;
 
 /// A status older than this is not passed on: the thread that decides no longer reports.
 pub const REPORT_AGE_MAX: Duration = Duration::from_secs(2);
-
-/// What a node does, as people and scripts see it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    /// Not yet connected to the peer since the process began.
-    Starting,
-    /// Serves, and the peer's last report, not older than T_sus, says that it serves.
-    ActiveActive,
-    /// Left the session; who goes on is not known yet.
-    Deciding,
-    /// Serves alone.
-    Solo,
-    /// Serves, and makes the peer's copy equal.
-    ResyncSource,
-    /// Its copy is being made equal.
-    ResyncTarget,
-    /// Its copy is equal; the session has not begun.
-    Ready,
-    /// Does not serve, because the other node does or may.
-    Fenced,
-    /// Does not serve, and does not know who might.
-    Limbo,
-    /// Needs a person.
-    Broken,
-    /// Is ending, or was stopped cleanly.
-    Stopped,
-}
-
-impl State {
-    /// Every state.
-    pub const ALL: [Self; 11] = [
-        Self::Starting,
-        Self::ActiveActive,
-        Self::Deciding,
-        Self::Solo,
-        Self::ResyncSource,
-        Self::ResyncTarget,
-        Self::Ready,
-        Self::Fenced,
-        Self::Limbo,
-        Self::Broken,
-        Self::Stopped,
-    ];
-
-    /// The word in JSON, metrics, logs and on the command line.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::ActiveActive => "active-active",
-            Self::Deciding => "deciding",
-            Self::Solo => "solo",
-            Self::ResyncSource => "resync-source",
-            Self::ResyncTarget => "resync-target",
-            Self::Ready => "ready",
-            Self::Fenced => "fenced",
-            Self::Limbo => "limbo",
-            Self::Broken => "broken",
-            Self::Stopped => "stopped",
-        }
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.word())
-    }
-}
-
-/// A text is no state.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("allowed: {}", State::ALL.map(State::word).join(", "))]
-pub struct StateError;
-
-impl FromStr for State {
-    type Err = StateError;
-
-    fn from_str(text: &str) -> Result<Self, StateError> {
-        Self::ALL.into_iter().find(|state| state.word() == text).ok_or(StateError)
-    }
-}
 
 /// What decides who is left when the nodes lose each other.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -160,7 +81,7 @@ pub struct NodeStatus {
     /// Who speaks.
     pub node: NodeName,
     /// What it does.
-    pub state: State,
+    pub state: StateWord,
     /// What decides who is left.
     pub mode: Mode,
     /// The node the pair leans to.
@@ -246,7 +167,7 @@ pub struct PeerStatus {
     /// Whether the control connection is up and not silent.
     pub reachable: bool,
     /// What it last said it does; none if it was not heard since the process began.
-    pub state: Option<State>,
+    pub state: Option<StateWord>,
     /// Since its last message; none if there was none.
     pub last_seen_ms: Option<u64>,
     /// What is left of the grant that this node holds; none without one.
@@ -312,7 +233,7 @@ impl NodeStatus {
         Self {
             schema: SCHEMA,
             node,
-            state: State::Starting,
+            state: StateWord::Starting,
             mode: Mode::None,
             preferred,
             serving: false,
@@ -346,7 +267,7 @@ impl NodeStatus {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Wanted {
     /// The node's state.
-    pub state: State,
+    pub state: StateWord,
     /// And its mode, if that matters.
     pub mode: Option<Mode>,
 }

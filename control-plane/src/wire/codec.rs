@@ -9,9 +9,10 @@ use datapath::port::Scope;
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{ControlMessage, Heartbeat, Hello, StateWord, TEXT_BYTES_MAX, VolumeHello};
+use super::{ControlMessage, Heartbeat, Hello, TEXT_BYTES_MAX, VolumeHello};
 use crate::record::Continuity;
 use crate::record::layout::{name_bytes, name_from, source_of, state_from, state_number};
+use crate::state_word::StateWord;
 
 /// Message kinds on control connections; never used again for something else.
 mod kind {

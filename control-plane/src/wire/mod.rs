@@ -14,6 +14,7 @@ use base::ids::{
 use datapath::port::Scope;
 
 use crate::record::{Continuity, RecordState};
+use crate::state_word::StateWord;
 
 /// Longest text in a message, in bytes; longer ones are cut.
 pub const TEXT_BYTES_MAX: usize = 512;
@@ -82,89 +83,6 @@ pub struct Hello {
     pub ancestors: Vec<Generation>,
     /// Its volumes, in the order of the pair configuration.
     pub volumes: Vec<VolumeHello>,
-}
-
-/// The node states of CONTRACT: what a node says about itself, to people and to its peer.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum StateWord {
-    /// Starting.
-    #[default]
-    Starting,
-    /// Active together with the receiver.
-    ActiveActive,
-    /// Left its session a moment ago.
-    Deciding,
-    /// Serving alone.
-    Solo,
-    /// Source of a resync.
-    ResyncSource,
-    /// Target of a resync.
-    ResyncTarget,
-    /// Waits for the word to serve.
-    Ready,
-    /// Lost.
-    Fenced,
-    /// Serves nobody and knows no winner.
-    Limbo,
-    /// Refuses the peer.
-    Broken,
-    /// Stopped or stopping.
-    Stopped,
-}
-
-impl StateWord {
-    const ALL: [Self; 11] = [
-        Self::Starting,
-        Self::ActiveActive,
-        Self::Deciding,
-        Self::Solo,
-        Self::ResyncSource,
-        Self::ResyncTarget,
-        Self::Ready,
-        Self::Fenced,
-        Self::Limbo,
-        Self::Broken,
-        Self::Stopped,
-    ];
-
-    /// The word of CONTRACT.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::ActiveActive => "active-active",
-            Self::Deciding => "deciding",
-            Self::Solo => "solo",
-            Self::ResyncSource => "resync-source",
-            Self::ResyncTarget => "resync-target",
-            Self::Ready => "ready",
-            Self::Fenced => "fenced",
-            Self::Limbo => "limbo",
-            Self::Broken => "broken",
-            Self::Stopped => "stopped",
-        }
-    }
-
-    /// The number on the wire.
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Starting => 1,
-            Self::ActiveActive => 2,
-            Self::Deciding => 3,
-            Self::Solo => 4,
-            Self::ResyncSource => 5,
-            Self::ResyncTarget => 6,
-            Self::Ready => 7,
-            Self::Fenced => 8,
-            Self::Limbo => 9,
-            Self::Broken => 10,
-            Self::Stopped => 11,
-        }
-    }
-
-    /// The state with this number.
-    pub fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.number() == number)
-    }
 }
 
 /// Every `Timers::grant_interval`, and at once when something in it changes.

@@ -193,17 +193,6 @@ fn counts_beyond_the_limits_are_refused() {
     }
 }
 
-#[test]
-fn state_words_read_back() {
-    for number in 0..=u8::MAX {
-        if let Some(state) = StateWord::from_number(number) {
-            assert_eq!(state.number(), number);
-        }
-    }
-    assert_eq!(StateWord::from_number(0), None);
-    assert_eq!(StateWord::from_number(12), None);
-}
-
 proptest! {
     /// Any bytes are refused or mean exactly one message (texts aside, which are cleaned).
     #[test]

@@ -15,7 +15,8 @@ use crate::config::pair::PairFileVersion;
 use crate::config::parse_size;
 use crate::pki::DAYS_DEFAULT;
 use crate::record::{header, layout, stamp};
-use crate::status::{Mode, State};
+use crate::state_word::StateWord;
+use crate::status::Mode;
 
 /// What the program is asked to do.
 #[derive(Parser, Debug)]
@@ -177,7 +178,7 @@ pub(super) struct WaitArgs {
     pub(super) target: TargetArgs,
     /// The state to wait for
     #[arg(long, value_name = "S")]
-    pub(super) state: State,
+    pub(super) state: StateWord,
     /// And the mode
     #[arg(long, value_name = "M")]
     pub(super) mode: Option<Mode>,

@@ -24,7 +24,8 @@ use self::children::Children;
 use self::folder::Folder;
 use self::show::{Show, print_line};
 use super::admin_client::{self, Target};
-use crate::status::{NodeStatus, State};
+use crate::state_word::StateWord;
+use crate::status::NodeStatus;
 
 /// Between two questions before the pair is ready, and afterwards.
 const STEP_STARTING: Duration = Duration::from_millis(50);
@@ -91,7 +92,7 @@ async fn run_pair(folder: &Folder) -> anyhow::Result<ExitCode> {
 }
 
 fn is_active(status: &Result<NodeStatus, String>) -> bool {
-    status.as_ref().is_ok_and(|status| status.state == State::ActiveActive)
+    status.as_ref().is_ok_and(|status| status.state == StateWord::ActiveActive)
 }
 
 /// What each node says of itself; why it says nothing.

@@ -103,11 +103,11 @@ fn what_was_folded_in_is_not_counted_again() {
 fn exactly_one_state_is_shown() {
     let metrics = Metrics::new(&name("a"));
     let mut status = NodeStatus::starting(name("a"), name("b"), name("a"), 1);
-    for state in State::ALL {
+    for state in StateWord::ALL {
         status.state = state;
         metrics.show_status(&status);
         let text = metrics.page().render();
-        for other in State::ALL {
+        for other in StateWord::ALL {
             let line = format!("stretch_state{{node=\"a\",state=\"{other}\"}}");
             let expected = if other == state { 1.0 } else { 0.0 };
             assert_eq!(value(&text, &line), expected, "{line}");

@@ -8,7 +8,8 @@ use datapath::storage::IoFault;
 use super::world::{A, B, DurableStepKind, World};
 use crate::polarization::GroupView;
 use crate::record::{Continuity, RecordState};
-use crate::wire::{ControlMessage, Heartbeat, StateWord};
+use crate::state_word::StateWord;
+use crate::wire::{ControlMessage, Heartbeat};
 
 const SECOND: Duration = Duration::from_secs(1);
 

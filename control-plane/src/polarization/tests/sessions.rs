@@ -6,7 +6,7 @@ use datapath::port::Scope;
 
 use super::world::{A, B, World};
 use crate::record::{Continuity, RecordState};
-use crate::wire::StateWord;
+use crate::state_word::StateWord;
 
 #[test]
 fn a_first_start_compares_everything_and_both_serve() {

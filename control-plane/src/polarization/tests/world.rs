@@ -25,7 +25,8 @@ use crate::record::{
     Continuity, NodeRecord, PlaceRead, RecordState, SlotRead, Stamp, StartInput, VolumeFound,
     VolumeHeader, Vote, assess,
 };
-use crate::wire::{ControlMessage, StateWord};
+use crate::state_word::StateWord;
+use crate::wire::ControlMessage;
 
 pub(super) const A: usize = 0;
 pub(super) const B: usize = 1;
