@@ -29,5 +29,6 @@ pub mod io {
     pub mod pki_files;
     pub mod record_files;
     pub mod record_writer;
+    pub mod stop_signals;
     pub mod volume_thread;
 }

@@ -27,7 +27,6 @@ use nbd_frontend::exports::{Availability, ExportInfo, ExportTable};
 use nbd_frontend::io::acceptor::AcceptorConfig;
 use nbd_frontend::io::shared_exports::SharedExports;
 use tokio::runtime;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use tracing::{error, info, warn};
@@ -38,9 +37,10 @@ use super::decision_file::DecisionFile;
 use super::front_thread::{self, FrontVolume};
 use super::group_thread::{self, VolumeHandle};
 use super::mailbox::SharedGate;
-use super::metrics::{Metrics, Transitions};
+use super::metrics::{Latencies, Metrics, Transitions};
 use super::peer_link::{PeerLinks, random_bytes};
 use super::record_writer::{self, VolumeParts};
+use super::stop_signals::StopSignals;
 use super::volume_thread::{self, Mail, Report, VolumeCounters};
 use crate::config::{self, NbdTls, NodeConfig, PairConfig};
 use crate::polarization::{Group, GroupConfig, GroupView, GroupVolume};
@@ -63,15 +63,15 @@ const BUSY_STEP: Duration = Duration::from_millis(10);
 ///
 /// # Errors
 /// What keeps it from starting: which file or address, and what to do.
-pub fn run(config: &NodeConfig) -> Result<ExitCode> {
+pub fn run(config: &NodeConfig, signals: StopSignals) -> Result<ExitCode> {
     end_process_on_panic();
     allow_many_files();
     let identity = config.load_identity()?;
     let pair = load_pair(&config.node.record_dirs)
         .context("this node has no pair configuration: run `stretch init` once")?;
     let backings = open_volumes(config, &pair)?;
-    let node = Node::start(config, pair, identity, backings)?;
-    node.wait()
+    let node = Node::start(config, pair, &identity, &backings)?;
+    node.wait(signals)
 }
 
 fn end_process_on_panic() {
@@ -149,106 +149,53 @@ impl Node {
     fn start(
         config: &NodeConfig,
         pair: PairConfig,
-        identity: TlsIdentity,
-        backings: Vec<Arc<Backing>>,
+        identity: &TlsIdentity,
+        backings: &[Arc<Backing>],
     ) -> Result<Self> {
         let rules = rules();
-        let timers = pair.timers.timers();
-        let started = record_writer::start(
-            &config.node.name,
-            &config.node.data_dir,
-            &config.node.record_dirs,
-            &volume_parts(&pair, &backings),
-            Incarnation(random_bytes()),
-            rules,
-        )?;
-        for text in started.state.texts() {
-            error!("{text}");
-        }
-        let group_config = group_config(config, &pair, &backings, rules);
-        let gate = Arc::new(SharedGate::default());
-        let (reports, report_queue) = mpsc::channel::<Report>(REPORTS_MAX);
+        let record = start_record(config, &pair, backings, rules)?;
+        let (reports, report_queue) = mpsc::channel(REPORTS_MAX);
         let (measured, measured_queue) = mpsc::channel(MEASURED_MAX);
-        let mut threads = Vec::new();
-        let mut handles = Vec::new();
-        let mut fronts = Vec::new();
-        for (index, (volume, backing)) in pair.volumes.iter().zip(&backings).enumerate() {
-            let (mail, letters, arrivals) = Mail::new()?;
-            let counters = Arc::new(VolumeCounters::default());
-            let parts = volume_thread::Parts {
-                config: VolumeConfig {
-                    index: VolumeIndex(u16::try_from(index).context("too many volumes")?),
-                    size: volume.size,
-                    io_timeout: timers.io_timeout,
-                    rules,
-                },
-                mail,
-                reports: reports.clone(),
-                gate: gate.clone(),
-                counters: counters.clone(),
-                measured: measured.clone(),
-            };
-            threads.push(spawn_volume(index, parts, backing.clone())?);
-            let mut export = ExportInfo::new(volume.name.clone(), volume.size);
-            export.fast_zero = backing.zero_is_fast();
-            export.availability = Availability::Refused("this node has just started".to_owned());
-            fronts.push(FrontVolume { name: volume.name.clone(), arrivals });
-            handles.push(VolumeHandle { id: volume.id, export, letters, counters });
-        }
+        let gate = Arc::new(SharedGate::default());
+        let io_timeout = pair.timers.timers().io_timeout;
+        let common = Common { rules, io_timeout, gate: gate.clone(), reports, measured };
+        let Volumes { threads, handles, fronts } = start_volumes(&pair, backings, &common)?;
         let table = ExportTable::new(handles.iter().map(|handle| handle.export.clone()).collect());
         let exports = SharedExports::new(table);
+        let first = first_status(config, &pair);
+        let report = StatusReport { at: clock::now(), status: first.clone() };
+        let (status, status_seen) = watch::channel(Arc::new(report));
         let (stop, stop_seen) = watch::channel(false);
         let (end, end_seen) = watch::channel(false);
-        let base_status = NodeStatus::starting(
-            config.node.name.clone(),
-            config.peer.name.clone(),
-            pair.preferred.clone(),
-            std::process::id(),
-        );
-        let first = StatusReport { at: clock::now(), status: base_status.clone() };
-        let (status, status_seen) = watch::channel(Arc::new(first));
-        let (_pair_sender, pair_seen) = watch::channel(Arc::new(pair.clone()));
         let metrics = Metrics::new(&config.node.name);
         let transitions = metrics.transitions();
         let front = spawn_front(front_thread::Parts {
-            nbd: AcceptorConfig {
-                address: config.nbd.listen,
-                tls: (config.nbd.tls == NbdTls::Required).then(|| identity.nbd_server.clone()),
-                alive: timers.alive,
-                caps: Caps::DEFAULT,
-            },
+            nbd: acceptor_config(config, &pair, identity),
             exports: exports.clone(),
             volumes: fronts,
             admin_socket: config.admin.socket.clone(),
             admin_listen: config.admin.listen,
             metrics_listen: config.metrics.listen,
             identity: identity.clone(),
-            admin: AdminState { status: status_seen, pair: pair_seen },
+            admin: admin_state(status_seen, &pair),
             metrics,
             measured: measured_queue,
             stop: end_seen,
         })?;
-        let decisions = DecisionFile::open(
-            &config.node.data_dir.join("events.jsonl"),
-            config.node.name.as_str(),
-        );
-        let began = clock::now();
         let group = spawn_group(GroupStart {
-            group_config,
-            state: started.state,
-            writer: started.writer,
-            identity,
+            group_config: group_config(config, &pair, backings, rules),
+            state: record.state,
+            writer: record.writer,
+            identity: identity.clone(),
             local: config.node.address,
             remote: config.peer.address,
             handles,
             reports: report_queue,
             gate,
             exports,
-            decisions,
+            decisions: open_decisions(config),
             transitions,
-            describe: Box::new(move |view, volumes| {
-                describe(&base_status, &pair, began, view, volumes)
-            }),
+            describe: describer(first, pair),
             status,
             stop: stop_seen,
         })?;
@@ -256,19 +203,10 @@ impl Node {
     }
 
     /// Waits for a signal, then for everything to end in order.
-    fn wait(self) -> Result<ExitCode> {
-        let runtime = current_thread_runtime()?;
+    fn wait(self, mut signals: StopSignals) -> Result<ExitCode> {
         info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "node runs");
         let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
-        runtime.block_on(async {
-            let mut terminate = signal(SignalKind::terminate())?;
-            let mut interrupt = signal(SignalKind::interrupt())?;
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            io::Result::Ok(())
-        })?;
+        signals.wait();
         let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
         self.stop.send_replace(true);
         let failed = |_| anyhow!("a thread failed while the node was stopping");
@@ -281,6 +219,107 @@ impl Node {
         info!("node stopped");
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn start_record(
+    config: &NodeConfig,
+    pair: &PairConfig,
+    backings: &[Arc<Backing>],
+    rules: Rules,
+) -> Result<record_writer::Started> {
+    let record = record_writer::start(
+        &config.node.name,
+        &config.node.data_dir,
+        &config.node.record_dirs,
+        &volume_parts(pair, backings),
+        Incarnation(random_bytes()),
+        rules,
+    )?;
+    for text in record.state.texts() {
+        error!("{text}");
+    }
+    Ok(record)
+}
+
+/// What all volume threads get.
+struct Common {
+    rules: Rules,
+    io_timeout: Duration,
+    gate: Arc<SharedGate>,
+    reports: mpsc::Sender<Report>,
+    measured: mpsc::Sender<(usize, Box<Latencies>)>,
+}
+
+/// The volume threads, and what the group and the front thread know of each.
+#[derive(Default)]
+struct Volumes {
+    threads: Vec<JoinHandle<()>>,
+    handles: Vec<VolumeHandle>,
+    fronts: Vec<FrontVolume>,
+}
+
+fn start_volumes(pair: &PairConfig, backings: &[Arc<Backing>], common: &Common) -> Result<Volumes> {
+    let mut volumes = Volumes::default();
+    for (index, (volume, backing)) in pair.volumes.iter().zip(backings).enumerate() {
+        let (mail, letters, arrivals) = Mail::new()?;
+        let counters = Arc::new(VolumeCounters::default());
+        let parts = volume_thread::Parts {
+            config: VolumeConfig {
+                index: VolumeIndex(u16::try_from(index).context("too many volumes")?),
+                size: volume.size,
+                io_timeout: common.io_timeout,
+                rules: common.rules,
+            },
+            mail,
+            reports: common.reports.clone(),
+            gate: common.gate.clone(),
+            counters: counters.clone(),
+            measured: common.measured.clone(),
+        };
+        volumes.threads.push(spawn_volume(index, parts, backing.clone())?);
+        let mut export = ExportInfo::new(volume.name.clone(), volume.size);
+        export.fast_zero = backing.zero_is_fast();
+        export.availability = Availability::Refused("this node has just started".to_owned());
+        volumes.fronts.push(FrontVolume { name: volume.name.clone(), arrivals });
+        volumes.handles.push(VolumeHandle { id: volume.id, export, letters, counters });
+    }
+    Ok(volumes)
+}
+
+fn first_status(config: &NodeConfig, pair: &PairConfig) -> NodeStatus {
+    NodeStatus::starting(
+        config.node.name.clone(),
+        config.peer.name.clone(),
+        pair.preferred.clone(),
+        std::process::id(),
+    )
+}
+
+fn acceptor_config(
+    config: &NodeConfig,
+    pair: &PairConfig,
+    identity: &TlsIdentity,
+) -> AcceptorConfig {
+    AcceptorConfig {
+        address: config.nbd.listen,
+        tls: (config.nbd.tls == NbdTls::Required).then(|| identity.nbd_server.clone()),
+        alive: pair.timers.timers().alive,
+        caps: Caps::DEFAULT,
+    }
+}
+
+/// The pair's configuration does not change while a node runs.
+fn admin_state(status: watch::Receiver<Arc<StatusReport>>, pair: &PairConfig) -> AdminState {
+    AdminState { status, pair: watch::channel(Arc::new(pair.clone())).1 }
+}
+
+fn open_decisions(config: &NodeConfig) -> DecisionFile {
+    DecisionFile::open(&config.node.data_dir.join("events.jsonl"), config.node.name.as_str())
+}
+
+fn describer(first: NodeStatus, pair: PairConfig) -> group_thread::Describe {
+    let began = clock::now();
+    Box::new(move |view, volumes| describe(&first, &pair, began, view, volumes))
 }
 
 fn volume_parts(pair: &PairConfig, backings: &[Arc<Backing>]) -> Vec<VolumeParts> {

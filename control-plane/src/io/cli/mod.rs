@@ -19,9 +19,10 @@ pub use args::Arguments;
 use args::Command;
 
 use crate::config::{ConfigError, NodeConfig};
+use crate::io::stop_signals::StopSignals;
 
 /// Runs a node until it is told to stop.
-pub type RunNode = fn(NodeConfig) -> anyhow::Result<ExitCode>;
+pub type RunNode = fn(NodeConfig, StopSignals) -> anyhow::Result<ExitCode>;
 
 /// How a command fails; each has an exit code.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ use super::args::{DemoArgs, InitArgs, IssueArgs, NodeArgs, PkiCommand};
 use super::{Failure, Outcome, RunNode, say};
 use crate::config::NodeConfig;
 use crate::io::demo::{self, Options};
+use crate::io::stop_signals::StopSignals;
 use crate::io::{init, pki_files};
 use crate::pki::{Request, Validity};
 
@@ -20,12 +21,13 @@ use crate::pki::{Request, Validity};
 const DEMO_ADDRESSES: usize = 3;
 
 pub(super) fn node(args: &NodeArgs, run_node: RunNode) -> Outcome {
+    let signals = StopSignals::catch()?;
     if let Some(parent) = args.die_with_parent {
         die_with(parent)?;
     }
     let config = NodeConfig::load(&args.config)?;
     begin_log(&config.node.log);
-    run_node(config).map_err(Failure::Refused)
+    run_node(config, signals).map_err(Failure::Refused)
 }
 
 /// From now on the end of the parent is the end of this process, however the parent ends.
