@@ -53,7 +53,7 @@ pub enum StartError {
         path: PathBuf,
     },
     /// The lock cannot be made.
-    #[error("cannot lock {path}")]
+    #[error("cannot lock {path}: data_dir must be there, made by `stretch init`")]
     Lock {
         /// The lock.
         path: PathBuf,
