@@ -14,9 +14,9 @@ use rustix::net::{RecvFlags, SendFlags};
 
 /// Slices handed to one writev, at most.
 const SLICES_MAX: usize = 64;
-/// Ciphertext kept inside the TLS library, at most; the rest waits in our queue. So small that it
-/// is still in the cache when the kernel copies it: 5 to 10 % of a large write.
-const TLS_BACKLOG_MAX: usize = 96 << 10;
+/// Pieces encrypted together, in bytes, at most, or one larger piece; the rest waits in our queue.
+/// So small that it is still in the cache when the kernel copies it: 5 to 10 % of a large write.
+const TLS_BATCH_MAX: usize = 96 << 10;
 
 /// What one call of [`Socket::receive`] met.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +36,8 @@ pub struct Socket {
     tls: Option<Box<rustls::Connection>>,
     output: VecDeque<Bytes>,
     output_bytes: usize,
+    /// Of the batches that the TLS library has not sent as a whole.
+    encrypted_bytes: usize,
 }
 
 impl Socket {
@@ -45,7 +47,7 @@ impl Socket {
         if let Some(tls) = &mut tls {
             tls.set_buffer_limit(None);
         }
-        Self { fd, tls, output: VecDeque::new(), output_bytes: 0 }
+        Self { fd, tls, output: VecDeque::new(), output_bytes: 0, encrypted_bytes: 0 }
     }
 
     /// The descriptor, to wait on.
@@ -53,9 +55,10 @@ impl Socket {
         self.fd.as_fd()
     }
 
-    /// Bytes queued and not yet taken by the kernel (plain text and ciphertext together).
+    /// Bytes queued and not known to be taken by the kernel, counted as plain text: with TLS a
+    /// batch that was encrypted counts until all of it has left the library.
     pub fn backlog(&self) -> usize {
-        self.output_bytes
+        self.output_bytes + self.encrypted_bytes
     }
 
     /// Whether [`Self::flush`] has something to do.
@@ -196,6 +199,7 @@ impl Socket {
                     Err(error) => return Err(error),
                 }
             }
+            self.encrypted_bytes = 0;
             if self.output.is_empty() {
                 return Ok(true);
             }
@@ -208,7 +212,7 @@ impl Socket {
         let mut used = 0;
         let mut bytes = 0;
         for (slice, piece) in slices.iter_mut().zip(&self.output) {
-            if used > 0 && bytes + piece.len() > TLS_BACKLOG_MAX {
+            if used > 0 && bytes + piece.len() > TLS_BATCH_MAX {
                 break;
             }
             *slice = IoSlice::new(piece);
@@ -217,6 +221,7 @@ impl Socket {
         }
         let count = tls.writer().write_vectored(&slices[..used])?;
         self.output_bytes -= count;
+        self.encrypted_bytes += count;
         self.advance(count);
         Ok(())
     }

@@ -82,3 +82,40 @@ async fn silent_connections_do_not_keep_the_peer_out() {
     };
     LocalSet::new().run_until(story).await;
 }
+
+async fn data_link(events: &mut mpsc::Receiver<PeerEvent>) -> DataLink {
+    match events.recv().await {
+        Some(PeerEvent::Data(link)) => link,
+        other => panic!("a data connection is bound, not {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_a_peer_does_not_read_counts_until_the_kernel_has_taken_it() {
+    const BYTES: usize = 64 << 20;
+    let dir = tempfile::tempdir().expect("a folder");
+    let pki = dir.path().join("pki");
+    let listener = tcp::listen("127.0.0.1:0".parse().expect("an address")).expect("listening");
+    let address = listener.local_addr().expect("an address");
+    let (b, mut at_b) = node(&pki, ("b", "a"), address);
+    let (a, mut at_a) = node(&pki, ("a", "b"), address);
+    let story = async {
+        spawn_local(b.accept(listener));
+        a.dial_data(ConnNonce(random_bytes()), VolumeIndex(0), VolumeId::default());
+        (data_link(&mut at_a).await.socket, data_link(&mut at_b).await.socket)
+    };
+    let (mut sender, mut receiver) = LocalSet::new().run_until(story).await;
+    sender.queue(bytes::Bytes::from(vec![5; BYTES]));
+    assert_eq!(sender.backlog(), BYTES);
+    assert!(!sender.flush().expect("sent"), "the kernel does not take all of it");
+    assert_eq!(sender.backlog(), BYTES, "encrypted, and yet not sent");
+    let (mut scratch, mut received) = (vec![0; 1 << 20], 0);
+    while received < BYTES {
+        let count = receiver.receive(&mut scratch, BYTES, |bytes| {
+            assert!(bytes.iter().all(|byte| *byte == 5));
+        });
+        received += count.expect("received").bytes;
+        sender.flush().expect("sent");
+    }
+    assert_eq!((received, sender.backlog()), (BYTES, 0));
+}
