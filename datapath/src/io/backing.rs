@@ -17,7 +17,6 @@ use std::sync::Arc;
 
 use base::limits::{BLOCK_BYTES, PAGE_BYTES};
 use base::payload::PayloadBuf;
-use bytes::Bytes;
 use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, SeekFrom, StatxFlags};
 use rustix::io::Errno;
 
@@ -214,45 +213,6 @@ impl Backing {
             // Devices and some file systems have no map of extents.
             Err(_) => true,
         }
-    }
-
-    /// The first page behind the volume of a device, which holds its stamp. Blocks.
-    ///
-    /// # Errors
-    /// As pread(2); `UnexpectedEof` for a file, which ends with the volume.
-    pub fn read_tail(&self) -> io::Result<Bytes> {
-        let mut page = PayloadBuf::with_length(PAGE_BYTES);
-        while page.missing() > 0 {
-            let offset = self.store.size + (PAGE_BYTES - page.missing()) as u64;
-            let count = page.fill_with(|space| rustix::io::pread(&self.store.fd, space, offset))?;
-            if count == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        Ok(page.freeze())
-    }
-
-    /// Replaces the first page behind the volume of a device, durably. Blocks.
-    ///
-    /// # Errors
-    /// As pwrite(2) and fdatasync(2). Panics if this is not a device or `bytes` exceed a page.
-    pub fn write_tail(&self, bytes: &[u8]) -> io::Result<()> {
-        assert!(self.device && bytes.len() <= PAGE_BYTES, "a stamp behind a device is one page");
-        let mut page = PayloadBuf::with_length(PAGE_BYTES);
-        page.fill_from(bytes);
-        page.fill_from(&[0; PAGE_BYTES][bytes.len()..]);
-        let page = page.freeze();
-        let mut done = 0;
-        while done < page.len() {
-            let offset = self.store.size + done as u64;
-            match rustix::io::pwrite(&self.store.fd, &page[done..], offset) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => done += count,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(rustix::fs::fdatasync(&self.store.fd)?)
     }
 }
 
