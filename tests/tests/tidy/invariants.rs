@@ -1,6 +1,7 @@
 //! `docs/INVARIANTS.md` and the code say the same: every rule in the tables is asserted by name
-//! where they say so, or decided there, and checked where they say so; every switch of
-//! `base::rules` breaks one of them; no comment speaks of an id that they do not have.
+//! where they say so, or decided there, and checked by the tests and checkers that they name; every
+//! switch of `base::rules` breaks one of them, which a seed of the simulator notices; no comment
+//! speaks of an id that they do not have; every file that the text names is there.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,8 @@ use super::source::{Source, closing, words};
 const KINDS: &str = "DFGILPTUWN";
 /// Where the switches are.
 const RULES: &str = "base/src/rules.rs";
+/// Where each of them has the test that notices when it is off.
+const SABOTAGE: &str = "tests/tests/sim.rs";
 /// What may hold a named assert.
 const ASSERTS: [&str; 6] =
     ["assert!", "assert_eq!", "assert_ne!", "panic!", "unreachable!", "debug_assert!"];
@@ -26,12 +29,21 @@ pub(crate) struct Invariant {
     asserted: Option<Vec<String>>,
     /// Files with the decision, where there is no state to assert.
     decided: Option<Vec<String>>,
-    /// Files with a checker or a test.
-    checked: Option<Vec<String>>,
+    /// Files with a checker or with tests.
+    checked: Option<Vec<Checks>>,
+}
+
+/// A file in the column `checked by`.
+#[derive(Debug, PartialEq, Eq)]
+struct Checks {
+    file: String,
+    /// The tests in it; none if all of it is a checker.
+    tests: Vec<String>,
 }
 
 /// Reads the tables. A table has the columns that make sense for what is in it: `id`, `switch`,
-/// `asserted in`, `decided in`, `checked by`; names and files stand in back quotes.
+/// `asserted in`, `decided in`, `checked by`; names and files stand in back quotes, tests behind their
+/// file.
 pub(crate) fn parse(text: &str) -> Vec<Invariant> {
     let mut found = Vec::new();
     let mut columns: Vec<String> = Vec::new();
@@ -57,7 +69,7 @@ pub(crate) fn parse(text: &str) -> Vec<Invariant> {
             switches: cell("switch").map(quoted).unwrap_or_default(),
             asserted: cell("asserted in").map(quoted),
             decided: cell("decided in").map(quoted),
-            checked: cell("checked by").map(quoted),
+            checked: cell("checked by").map(checks),
         });
     }
     found
@@ -65,6 +77,31 @@ pub(crate) fn parse(text: &str) -> Vec<Invariant> {
 
 fn quoted(cell: &str) -> Vec<String> {
     cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// Files and the tests behind each of them.
+fn checks(cell: &str) -> Vec<Checks> {
+    let mut found: Vec<Checks> = Vec::new();
+    for name in quoted(cell) {
+        match found.last_mut().filter(|_| !name.contains('/')) {
+            Some(checks) => checks.tests.push(name),
+            None => found.push(Checks { file: name, tests: Vec::new() }),
+        }
+    }
+    found
+}
+
+/// Rust files that the text names and that are not there.
+pub(crate) fn missing_files(text: &str, sources: &[Source]) -> Vec<String> {
+    let mut findings = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        for name in quoted(line).into_iter().filter(|name| name.ends_with(".rs")) {
+            if !sources.iter().any(|source| source.path == name) {
+                findings.push(format!("docs/INVARIANTS.md:{}: there is no {name}", number + 1));
+            }
+        }
+    }
+    findings
 }
 
 /// Where table and code differ.
@@ -106,10 +143,13 @@ fn row(invariant: &Invariant, by_path: &BTreeMap<&str, &Source>) -> Vec<String> 
     let Invariant { id, asserted, decided, checked, .. } = invariant;
     let mut findings = Vec::new();
     let files = |cell: &Option<Vec<String>>| cell.clone().unwrap_or_default();
-    for (cell, what) in [(asserted, "assert"), (decided, "decision"), (checked, "check")] {
-        if cell.as_ref().is_some_and(Vec::is_empty) {
-            findings.push(format!("{id} has no file with its {what}"));
-        }
+    let empty = [
+        (asserted.as_ref().is_some_and(Vec::is_empty), "assert"),
+        (decided.as_ref().is_some_and(Vec::is_empty), "decision"),
+        (checked.as_ref().is_some_and(Vec::is_empty), "check"),
+    ];
+    for (_, what) in empty.into_iter().filter(|(empty, _)| *empty) {
+        findings.push(format!("{id} has no file with its {what}"));
     }
     let holds = |path: &str, test: &dyn Fn(&Source) -> bool| {
         by_path.get(path).is_some_and(|source| test(source))
@@ -124,19 +164,67 @@ fn row(invariant: &Invariant, by_path: &BTreeMap<&str, &Source>) -> Vec<String> 
             findings.push(format!("{path} does not say {id}"));
         }
     }
-    for path in files(checked) {
-        let mut names = vec![id.as_str()];
-        if !invariant.switches.is_empty() {
-            // One after the other, or all of them.
-            names.extend(invariant.switches.iter().map(String::as_str));
-            names.push("Rule::ALL");
+    let checked = checked.as_deref().unwrap_or_default();
+    for Checks { file, tests } in checked {
+        let checks = |source: &Source| is_test(source) && says(source, id);
+        if tests.is_empty() && !holds(file, &checks) {
+            findings.push(format!("{file} has no checker that says {id}"));
         }
-        let checks = |source: &Source| is_test(source) && names.iter().any(|n| says(source, n));
-        if !holds(&path, &checks) {
-            findings.push(format!("{path} has no test or checker that says {id}"));
+        for test in tests {
+            if !holds(file, &|source| has_test(source, test)) {
+                findings.push(format!("{file} has no test {test}"));
+            }
+        }
+    }
+    for switch in &invariant.switches {
+        let noticed = format!("{}_is_noticed", snake_case(switch));
+        let named = |checks: &Checks| checks.file == SABOTAGE && checks.tests.contains(&noticed);
+        if !checked.iter().any(named) {
+            findings.push(format!("{switch} needs {SABOTAGE}: {noticed}"));
+        } else if !holds(SABOTAGE, &|source| breaks(source, &noticed, switch)) {
+            findings.push(format!("{noticed} in {SABOTAGE} does not break {switch}"));
         }
     }
     findings
+}
+
+fn snake_case(name: &str) -> String {
+    let mut snake = String::new();
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && !snake.is_empty() {
+            snake.push('_');
+        }
+        snake.push(letter.to_ascii_lowercase());
+    }
+    snake
+}
+
+/// Whether a file has a test of this name: a function, or one that its table of rules makes.
+fn has_test(source: &Source, name: &str) -> bool {
+    let code = &source.code;
+    let function = words(code, name).any(|place| {
+        let Some(before) = code[..place].strip_suffix("fn ") else { return false };
+        let item = before.rfind(['{', '}', ';']).map_or(before, |end| &before[end..]);
+        item.contains("#[test]")
+    });
+    function || rule_tests(source).any(|(test, _)| test == name)
+}
+
+/// Whether the test of this name runs seeds with this rule broken.
+fn breaks(source: &Source, name: &str, switch: &str) -> bool {
+    rule_tests(source).any(|entry| entry == (name, switch))
+}
+
+/// The entries of `each_rule!`: tests and the rules that they break.
+fn rule_tests(source: &Source) -> impl Iterator<Item = (&str, &str)> {
+    const TABLE: &str = "each_rule! {";
+    let code = &source.code;
+    let table = code.find(TABLE).map_or("", |begin| {
+        let open = begin + TABLE.len() - 1;
+        &code[open + 1..closing(code, open)]
+    });
+    let entries = table.split(',').filter_map(|entry| entry.split_once(':'));
+    entries.map(|(test, rule)| (test.trim(), rule.trim()))
 }
 
 /// The variants of `enum Rule`.
@@ -202,11 +290,11 @@ mod tests {
     const TABLE: &str = "\
 | id | statement | why | switch | asserted in | checked by |
 |---|---|---|---|---|---|
-| W1 | a | b | `InOrder` | `datapath/src/x.rs` | `tests/src/sim/y.rs` |
+| W1 | a | b | `InOrder` | `datapath/src/x.rs` | `tests/tests/sim.rs`: `in_order_is_noticed`; `tests/src/sim/y.rs` |
 
 | id | statement | why | checked by |
 |---|---|---|---|
-| D1 | a | b | `tests/src/sim/y.rs` |
+| D1 | a | b | `tests/src/sim/y.rs`: `one_disk`, `one_order` |
 
 | id | statement | decided in | checked by |
 |---|---|---|---|
@@ -217,19 +305,29 @@ mod tests {
 | G9 | nothing |
 ";
     const ASSERT: &str = "assert!(a, \"W1: in order\");";
-    const CHECKS: &str = "//! Checks W1, D1 and I9.";
+    const CHECKS: &str = "\
+//! Checks W1 and I9.
+/// D1.
+#[test]
+fn one_disk() {}
+#[test]
+#[ignore = \"long\"]
+fn one_order() {}
+";
     const SWITCHES: &str = "// I9\npub enum Rule { /** one */ InOrder, }";
+    const NOTICED: &str = "each_rule! { other_is_noticed: Other, in_order_is_noticed: InOrder, }";
 
-    fn sources(assert: &str, checker: &str, rules: &str) -> [Source; 3] {
+    fn sources(assert: &str, checker: &str, rules: &str, noticed: &str) -> [Source; 4] {
         [
             Source::new("datapath/src/x.rs", &format!("fn f() {{ {assert} }}")),
             Source::new("tests/src/sim/y.rs", checker),
             Source::new(RULES, rules),
+            Source::new(SABOTAGE, noticed),
         ]
     }
 
     fn findings(assert: &str, checker: &str, rules: &str) -> Vec<String> {
-        check(&parse(TABLE), &sources(assert, checker, rules))
+        check(&parse(TABLE), &sources(assert, checker, rules, NOTICED))
     }
 
     #[test]
@@ -238,8 +336,41 @@ mod tests {
         assert_eq!(table.len(), 4);
         assert_eq!((&table[1].asserted, &table[3].checked), (&None, &None));
         assert_eq!(findings(ASSERT, CHECKS, SWITCHES), Vec::<String>::new());
-        let by_switch = "// D1, I9\nfn f() { breaking(Rule::InOrder) }";
-        assert_eq!(findings(ASSERT, by_switch, SWITCHES), Vec::<String>::new());
+        let sources = sources(ASSERT, CHECKS, SWITCHES, NOTICED);
+        assert_eq!(missing_files(TABLE, &sources), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_found() {
+        let sources = sources(ASSERT, CHECKS, SWITCHES, NOTICED);
+        let found = missing_files("Some\nprose about `tests/src/sim/z.rs` and `Rule`.", &sources);
+        assert_eq!(found, ["docs/INVARIANTS.md:2: there is no tests/src/sim/z.rs"]);
+    }
+
+    #[test]
+    fn a_test_that_is_not_there_is_found() {
+        let missing = |name| format!("docs/INVARIANTS.md:7: tests/src/sim/y.rs has no test {name}");
+        for bad in [CHECKS.replace("one_disk", "one_disc"), CHECKS.replacen("#[test]", "", 1)] {
+            assert_eq!(findings(ASSERT, &bad, SWITCHES), [missing("one_disk")]);
+        }
+        let commented = CHECKS.replace("fn one_order", "// fn one_order");
+        assert_eq!(findings(ASSERT, &commented, SWITCHES), [missing("one_order")]);
+    }
+
+    #[test]
+    fn a_switch_that_no_test_breaks_is_found() {
+        let of = |table: &str, noticed| {
+            check(&parse(table), &sources(ASSERT, CHECKS, SWITCHES, noticed))
+        };
+        let unnamed = TABLE.replace("`tests/tests/sim.rs`: `in_order_is_noticed`; ", "");
+        let needs = "InOrder needs tests/tests/sim.rs: in_order_is_noticed";
+        assert_eq!(of(&unnamed, NOTICED), [format!("docs/INVARIANTS.md:3: {needs}")]);
+        let other = NOTICED.replace("in_order_is_noticed: InOrder", "in_order_is_noticed: Other");
+        let wrong = "in_order_is_noticed in tests/tests/sim.rs does not break InOrder";
+        assert_eq!(of(TABLE, &other), [format!("docs/INVARIANTS.md:3: {wrong}")]);
+        let none = "tests/tests/sim.rs has no test in_order_is_noticed";
+        let expected = [none, wrong].map(|what| format!("docs/INVARIANTS.md:3: {what}"));
+        assert_eq!(of(TABLE, "each_rule! { }"), expected);
     }
 
     #[test]
@@ -257,8 +388,8 @@ mod tests {
     #[test]
     fn a_missing_check_or_decision_is_found() {
         let expected = |line, what| format!("docs/INVARIANTS.md:{line}: {what}");
-        let found = findings(ASSERT, "// D1, I9, W11", SWITCHES);
-        let missing = "tests/src/sim/y.rs has no test or checker that says W1";
+        let found = findings(ASSERT, &CHECKS.replace("W1", "W11"), SWITCHES);
+        let missing = "tests/src/sim/y.rs has no checker that says W1";
         assert!(found.contains(&expected(3, missing)), "{found:?}");
         let found = findings(ASSERT, CHECKS, &SWITCHES.replace("I9", "2.5.3"));
         assert_eq!(found, [expected(11, "base/src/rules.rs does not say I9")]);
@@ -284,7 +415,7 @@ mod tests {
     fn an_id_that_nobody_lists_is_found() {
         let checker = format!("{CHECKS}\n// and F8b, T_hold, U8, G2a.");
         let expected = ["F8b", "U8", "G2a"]
-            .map(|id| format!("tests/src/sim/y.rs:2: {id} is not in docs/INVARIANTS.md"));
+            .map(|id| format!("tests/src/sim/y.rs:9: {id} is not in docs/INVARIANTS.md"));
         assert_eq!(findings(ASSERT, &checker, SWITCHES), expected);
     }
 }
