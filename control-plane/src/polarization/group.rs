@@ -97,6 +97,8 @@ pub struct Group {
     /// The last time that this process did not run for longer than a silent peer is trusted: since
     /// when, and until when a loss counts from there.
     pub(super) away: Option<(Instant, Instant)>,
+    /// What is handed in may have been received before such a pause: no news of the peer.
+    pub(super) catching_up: bool,
     pub(super) timers: TimerTable,
     pub(super) last_turn: Instant,
     pub(super) beat_due: bool,
@@ -138,6 +140,7 @@ impl Group {
             gate: Gate::CLOSED,
             discarded: false,
             away: None,
+            catching_up: false,
             timers,
             last_turn: now,
             beat_due: false,
@@ -230,6 +233,7 @@ impl Group {
     /// Time passed; called at `next_deadline`, after all received input was handed in.
     pub fn handle_time(&mut self, now: Instant) {
         self.observe(now);
+        self.catching_up = false;
         while let Some(timer) = self.timers.take_due(now) {
             self.fire(now, timer);
         }
@@ -339,6 +343,7 @@ impl Group {
         }
         if pause > timers.suspect_after {
             self.away = Some((self.last_turn, now + timers.suspect_after));
+            self.catching_up = true;
         }
         self.last_turn = self.last_turn.max(now);
     }
@@ -347,7 +352,9 @@ impl Group {
         if let Some(link) = &mut self.link {
             link.heard = now;
             self.timers.set(Timer::Suspect, now + self.config.timers.suspect_after);
-            self.extend_gate();
+            if !self.catching_up {
+                self.extend_gate();
+            }
         }
     }
 

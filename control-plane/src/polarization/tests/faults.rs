@@ -575,6 +575,21 @@ fn a_node_that_was_stopped_for_longer_than_t_hold_closes_its_clients_as_it_wakes
     }
 }
 
+/// I9: what its peer said before it left is old news to one that wakes up.
+#[test]
+fn a_node_that_wakes_up_serves_nothing_before_it_has_read_everything() {
+    let mut world = World::active(1);
+    world.nodes[B].asleep = true;
+    world.pass(SECOND);
+    world.nodes[B].asleep = false;
+    while world.nodes[B].volumes[0].session.is_some() {
+        assert!(!world.nodes[B].gate.usable(world.now));
+        assert!(world.step(0), "it finds out by itself");
+    }
+    world.pass(SECOND);
+    expect_healed(&mut world, A);
+}
+
 /// A round that nobody made would count as a rollback for ever.
 #[test]
 fn a_clean_stop_takes_only_the_round_that_both_nodes_make() {
