@@ -149,7 +149,13 @@ impl Group {
             left_why: String::new(),
             actions: VecDeque::new(),
         };
-        group.situation.cause = format!("waiting for node {}", group.config.peer);
+        let peer = group.config.peer.clone();
+        group.explain(
+            format!("waiting for node {peer}"),
+            &format!(
+                "start node {peer} if it does not run; else look at the link between the nodes"
+            ),
+        );
         group.submit_start();
         group
     }

@@ -217,7 +217,14 @@ impl Group {
             self.leave(now, &why);
         }
         if matches!(self.state, State::Starting | State::Deciding) {
-            self.transition(State::Limbo, "requests were held long enough; clients are closed");
+            let waited = self.timings().hold;
+            let why = if self.gate.serve_gen == 0 {
+                let peer = &self.config.peer;
+                format!("no session with {peer} within {waited:?}; nobody is served until there is")
+            } else {
+                format!("requests were held for {waited:?}; they and their clients are given up")
+            };
+            self.transition(State::Limbo, &why);
         }
     }
 

@@ -75,7 +75,7 @@ impl Group {
             Phase::Active { role: Role::Follower, .. } => Some(self.config.peer.clone()),
             Phase::Idle | Phase::Joining(_) | Phase::Leaving(_) | Phase::Stopping(_) => None,
         };
-        let (cause, advice) = self.texts();
+        let (cause, advice) = self.texts(now);
         GroupView {
             state: self.state_word(now),
             serving: self.is_serving(),
@@ -149,9 +149,8 @@ impl Group {
     }
 
     /// What happened, what still works, what to do.
-    fn texts(&self) -> (String, String) {
-        let Situation { cause, advice } = &self.situation;
-        let (mut cause, mut advice) = (cause.clone(), advice.clone());
+    fn texts(&self, now: Instant) -> (String, String) {
+        let (mut cause, mut advice) = self.situation_texts(now);
         let findings = self.start_texts.iter().map(|text| {
             format!(
                 "{text}; this copy is never the source of a resync, it is copied from {}",
@@ -172,6 +171,23 @@ impl Group {
             advice.push_str("mend the record directory and restart this node");
         }
         (cause, advice)
+    }
+
+    /// Of the situation, but for what is not over yet: a disk that has just failed, and a peer
+    /// that has not said yet, or for a while, that it serves.
+    fn situation_texts(&self, now: Instant) -> (String, String) {
+        if let Some(failure) = self.failure.as_ref().filter(|failure| !failure.settled) {
+            return self.failure_texts(failure);
+        }
+        if self.is_serving() && !self.is_peer_serving(now) {
+            let Self { config, .. } = self;
+            return (
+                format!("this node serves; {} has not said that it does, too", config.peer),
+                format!("none if it says so in a moment; else look at node {}", config.peer),
+            );
+        }
+        let Situation { cause, advice } = &self.situation;
+        (cause.clone(), advice.clone())
     }
 
     pub(super) fn failure_texts(&self, failure: &Failure) -> (String, String) {

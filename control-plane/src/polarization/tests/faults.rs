@@ -124,6 +124,8 @@ fn a_silent_link_is_left_after_t_sus_and_clients_are_closed_at_t_hold() {
     for node in [A, B] {
         assert_eq!(world.view(node).state, StateWord::Limbo);
         assert!(world.nodes[node].volumes[0].discarded);
+        let why = &world.nodes[node].decisions.last().expect("it was active").why;
+        assert!(why.contains("their clients are given up"), "{why}");
     }
     world.net_up = true;
     world.pass(SECOND);
@@ -215,7 +217,9 @@ fn a_failed_disk_is_recorded_then_told_and_mended_from_the_other_node() {
         let mut world = World::active(1);
         world.write(failed, 0, false);
         fail_disk(&mut world, failed);
-        assert!(!world.view(failed).serving, "it stops at once");
+        let view = world.view(failed);
+        assert!(!view.serving, "it stops at once");
+        assert!(view.cause.contains("a disk of node") && !view.advice.is_empty(), "{view:?}");
         assert!(!world.nodes[failed].volumes[0].failure_recorded);
         world.run();
         assert!(world.nodes[failed].volumes[0].failure_recorded);

@@ -75,6 +75,13 @@ fn one_node_alone_waits_then_refuses_clients() {
     world.pass(Duration::from_secs(6));
     assert_eq!(world.view(A).state, StateWord::Limbo);
     assert!(world.nodes[A].volumes[0].discarded);
+    let view = world.view(A);
+    assert!(view.cause.contains("waiting for node b") && view.advice.contains("start node b"));
+    let why = world.nodes[A].decisions.last().map(|decision| decision.why.clone());
+    assert_eq!(
+        why.as_deref(),
+        Some("no session with b within 5s; nobody is served until there is")
+    );
     world.start(B);
     world.run();
     world.expect_active();

@@ -18,7 +18,8 @@ use datapath::port::{Role, Scope, SyncRole, VolumeCommand, VolumeReport};
 use datapath::storage::IoFault;
 
 use crate::polarization::{
-    Action, DurableDone, DurableFault, DurableStep, Group, GroupConfig, GroupView, GroupVolume,
+    Action, Decision, DurableDone, DurableFault, DurableStep, Group, GroupConfig, GroupView,
+    GroupVolume,
 };
 use crate::record::assess::volumes_digest;
 use crate::record::{
@@ -75,6 +76,8 @@ pub(super) struct Node {
     pub(super) asleep: bool,
     /// Every durable step so far, by name.
     pub(super) steps: Vec<String>,
+    /// Every transition so far.
+    pub(super) decisions: Vec<Decision>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -195,6 +198,7 @@ impl World {
             hung: false,
             asleep: false,
             steps: Vec::new(),
+            decisions: Vec::new(),
         };
         Self {
             now: Instant::from_nanos(1_000_000_000),
@@ -526,7 +530,7 @@ impl World {
                 assert!(gate.serve_gen >= self.nodes[node].gate.serve_gen);
                 self.nodes[node].gate = gate;
             }
-            Action::Decision(_) => {}
+            Action::Decision(decision) => self.nodes[node].decisions.push(decision),
             Action::Stopped => {
                 self.kill(node, 0);
                 self.nodes[node].ended = true;
@@ -677,6 +681,11 @@ impl World {
                 .any(|v| matches!(v.comparing, Some((_, SyncRole::Source))))
         });
         assert!(sources.count() <= 1, "one source per join");
+        for node in [A, B].into_iter().filter(|node| self.nodes[*node].group.is_some()) {
+            let view = self.view(node);
+            let says_why = view.state == StateWord::ActiveActive || !view.cause.is_empty();
+            assert!(says_why, "{} without a word: {view:?}", view.state);
+        }
     }
 }
 
