@@ -24,6 +24,11 @@ pub const SKIPPED_BYTES_MAX: u32 = 2 * REQUEST_BYTES_MAX;
 pub const VOLUME_BYTES_MAX: u64 = 256 << 20;
 /// NBD connections of one node, negotiating and attached, at most.
 pub const CLIENTS_MAX: usize = 1024;
+/// What one client may hold, in bytes, even while the others hold all that the volume allows: hosts
+/// that stop in the middle of a large write or do not read hold up nobody's small requests.
+pub const CLIENT_BYTES_MIN: u64 = 256 << 10;
+const _: () =
+    assert!(CLIENTS_MAX as u64 * CLIENT_BYTES_MIN <= VOLUME_BYTES_MAX, "large ones get in");
 /// NBD connections of one node that have not reached GO, at most.
 pub const NEGOTIATING_MAX: usize = 256;
 /// Time from accept to GO (NBD.md 1.5: CVE-2024-7409).

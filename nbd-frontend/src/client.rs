@@ -27,7 +27,9 @@ mod requests;
 
 use std::collections::VecDeque;
 
-use base::limits::{CLIENT_BACKLOG_MAX, CLIENT_BYTES_MAX, REQUEST_BYTES_MAX, SKIPPED_BYTES_MAX};
+use base::limits::{
+    CLIENT_BACKLOG_MAX, CLIENT_BYTES_MAX, CLIENT_BYTES_MIN, REQUEST_BYTES_MAX, SKIPPED_BYTES_MAX,
+};
 use base::payload::PayloadBuf;
 use base::request::{Completion, Content, Operation, RequestError, Write};
 use base::time::Instant;
@@ -505,10 +507,13 @@ impl Client {
     }
 
     /// Whether `charge` bytes more stay within the caps. The volume takes one largest request more
-    /// than its bound, so that small ones cannot keep large ones out.
+    /// than its bound, so that small ones cannot keep large ones out, and a little of each client
+    /// whatever the others hold.
     fn has_room(&self, charge: u64) -> bool {
         let used = self.requests.bytes() + self.unsent_bytes() as u64;
-        let volume_has_room = charge == 0 || self.share.has_room(self.memory_bytes());
+        let memory = self.memory_bytes();
+        let volume_has_room =
+            charge == 0 || self.share.has_room(memory) || memory + charge <= CLIENT_BYTES_MIN;
         volume_has_room
             && self.requests.has_room()
             && !self.is_backlogged()

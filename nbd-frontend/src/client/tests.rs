@@ -1,4 +1,4 @@
-use base::limits::{CLIENT_REQUESTS_MAX, TURN_BYTES_MAX, VOLUME_BYTES_MAX};
+use base::limits::{CLIENT_BYTES_MIN, CLIENT_REQUESTS_MAX, TURN_BYTES_MAX, VOLUME_BYTES_MAX};
 use base::range::ByteRange;
 use proptest::prelude::*;
 
@@ -605,6 +605,30 @@ fn the_clients_of_a_volume_share_its_room_and_finish_what_they_have_begun() {
     assert!(waiting[2].wants_input() && waiting.iter().all(|c| !c.can_resume()));
     clients.clear();
     assert_eq!(budget.used_bytes(), 0);
+}
+
+#[test]
+fn hosts_that_stop_in_large_writes_do_not_hold_up_small_requests() {
+    let budget = Budget::default();
+    let mut stopped: Vec<_> = (0..8).map(|_| Client::new(terms(false), &budget)).collect();
+    for client in &mut stopped {
+        client.handle_bytes(NOW, &header(WRITE, 0, 1, 0, REQUEST_BYTES_MAX));
+    }
+    assert!(budget.is_spent());
+    let mut client = Client::new(terms(false), &budget);
+    let share = CLIENT_BYTES_MIN as u32;
+    for cookie in 0..4 {
+        assert!(client.wants_input());
+        client.handle_bytes(NOW, &header(READ, 0, cookie, 0, share / 4));
+    }
+    assert_eq!(client.requests_in_flight(), 4, "its own share");
+    client.handle_bytes(NOW, &header(READ, 0, 4, 0, 512));
+    assert!(!client.wants_input() && client.is_waiting(), "and no more than that");
+    complete_all(&mut client);
+    output(&mut client);
+    client.resume(NOW);
+    client.handle_bytes(NOW, &write(5, 0, &[1; 4096]));
+    assert_eq!(client.requests_in_flight(), 2);
 }
 
 #[test]
