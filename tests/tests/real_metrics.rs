@@ -121,14 +121,14 @@ fn check_states_and_names(pair: &Pair) {
     };
     let text = wait_for(0, &active("a"), 1.0);
     assert_eq!(value(&text, &went("a", "starting", "resync-source")), Some(1.0), "{text}");
-    assert_eq!(value(&text, &went("a", "resync-source", "active-active")), Some(1.0));
+    let joined = value(&text, &went("a", "resync-source", "active-active")).expect("it did");
     let mut documented = documented();
     assert!(documented.remove(LATER));
     assert_eq!(names(&text), documented);
     pair.b.freeze();
     wait_for(0, &went("a", "active-active", "deciding"), 1.0);
     pair.b.thaw();
-    wait_for(0, &went("a", "resync-source", "active-active"), 2.0);
+    wait_for(0, &went("a", "resync-source", "active-active"), joined + 1.0);
     let text = wait_for(1, &active("b"), 1.0);
     assert_eq!(names(&text), documented);
     assert_eq!(value(&text, &went("b", "starting", "resync-target")), Some(1.0), "{text}");
