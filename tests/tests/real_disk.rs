@@ -1,5 +1,5 @@
-//! A full disk, and a disk that returns EIO, at either node: nothing acknowledged is lost, the
-//! message names node and file, and the other copy is the source when the disk is mended.
+//! A full disk, a disk that returns EIO, and one that hangs, at either node: nothing acknowledged is
+//! lost, the message names node and file, and the other copy is the source when the disk is mended.
 
 use std::fs;
 use std::path::Path;
@@ -67,6 +67,48 @@ fn failing(node: usize, seed: u64) {
     let image = FailingImage::serve(&folder, SIZE);
     pair.move_image(node, image.path());
     through(node, seed, pair, image.path(), &|| image.fail(), &|| image.mend());
+}
+
+/// The disk neither answers nor fails: its own node is to blame, at both nodes.
+fn hanging(node: usize, seed: u64) {
+    let mut pair = Pair::prepare(SIZE);
+    let folder = pair.folder().join("hanging");
+    fs::create_dir(&folder).expect("a folder");
+    let image = FailingImage::serve(&folder, SIZE);
+    pair.move_image(node, image.path());
+    pair.start();
+    let config = config(seed);
+    let running = start_after(config.clone(), History::new(config.writer, config.trim));
+    assert!(running.wait_for_progress(0, 200, LIMIT));
+    assert!(running.wait_for_progress(1, 200, LIMIT));
+    image.hang();
+    let (stuck, other) = if node == 0 { (&pair.a, &pair.b) } else { (&pair.b, &pair.a) };
+    let path = image.path().to_str().expect("a plain path");
+    let status = stuck.wait_status(LIMIT, |status| text(status, "cause").contains(path));
+    assert_eq!(status["serving"], false, "{status}");
+    assert!(text(&status, "advice").contains(&format!("disk of node {}", stuck.name)), "{status}");
+    other.wait_status(LIMIT, |status| {
+        status["serving"] == false && text(status, "cause").contains(&format!("{} ", stuck.name))
+    });
+    for node in [stuck, other] {
+        let blamed = format!("{} has not acknowledged", other.name);
+        assert!(!node.log().contains(&blamed), "{} is blamed\n{}", other.name, node.log_tail());
+    }
+    image.go_on();
+    pair.wait_active();
+    assert!(running.wait_for_progress(0, 200, LIMIT));
+    assert!(running.wait_for_progress(1, 200, LIMIT));
+    pair.close(&config, running.stop());
+}
+
+#[test]
+fn the_disk_of_a_hangs() {
+    isolated("the_disk_of_a_hangs", || hanging(0, 55));
+}
+
+#[test]
+fn the_disk_of_b_hangs() {
+    isolated("the_disk_of_b_hangs", || hanging(1, 56));
 }
 
 #[test]

@@ -26,6 +26,8 @@ use super::store::{Abilities, Ability, Store};
 pub const DEVICE_TAIL_BYTES: u64 = 1 << 20;
 /// `f_type` of tmpfs in statfs(2).
 const TMPFS_MAGIC: u64 = 0x0102_1994;
+/// And of FUSE.
+const FUSE_MAGIC: u64 = 0x6573_5546;
 /// The coarsest granule with which direct I/O is used: the unit of range locks.
 const GRANULE_MAX: u32 = BLOCK_BYTES as u32;
 
@@ -112,6 +114,7 @@ pub struct Backing {
     pub(super) store: Arc<Store>,
     path: PathBuf,
     device: bool,
+    fuse: bool,
     granule_bytes: u32,
     description: String,
 }
@@ -132,7 +135,8 @@ impl Backing {
         let actual = rustix::fs::seek(&fd, SeekFrom::End(0)).map_err(|e| examine(e.into()))?;
         check_size(path, device, actual, size)?;
         // A device node lies on devtmpfs, which calls itself tmpfs: only a file can be on tmpfs.
-        let tmpfs = !device && is_tmpfs(fd.as_fd()).map_err(examine)?;
+        let on = |magic| Ok(!device && is_filesystem(fd.as_fd(), magic).map_err(examine)?);
+        let (tmpfs, fuse) = (on(TMPFS_MAGIC)?, on(FUSE_MAGIC)?);
         let outcome = decide_direct(fd.as_fd(), size, tmpfs, direct);
         if let (Direct::On, Err(why)) = (direct, outcome.direct) {
             return Err(BackingError::NotDirect { path: path.to_owned(), why });
@@ -159,6 +163,7 @@ impl Backing {
             store: Arc::new(store),
             path: path.to_owned(),
             device,
+            fuse,
             granule_bytes: outcome.granule_bytes,
             description,
         })
@@ -177,6 +182,12 @@ impl Backing {
     /// Whether it is a block device: its stamp lies behind the volume, a file's in an attribute.
     pub fn is_device(&self) -> bool {
         self.device
+    }
+
+    /// Whether it lies on FUSE, where a write waits in place for a flush of the file, also one
+    /// that was asked not to.
+    pub fn is_on_fuse(&self) -> bool {
+        self.fuse
     }
 
     /// Whether it lies on tmpfs, where I/O never waits.
@@ -245,9 +256,9 @@ fn check_size(path: &Path, device: bool, actual: u64, size: u64) -> Result<(), B
     Ok(())
 }
 
-fn is_tmpfs(fd: BorrowedFd<'_>) -> io::Result<bool> {
+fn is_filesystem(fd: BorrowedFd<'_>, magic: u64) -> io::Result<bool> {
     let stat = rustix::fs::fstatfs(fd)?;
-    Ok(u64::try_from(stat.f_type).is_ok_and(|kind| kind == TMPFS_MAGIC))
+    Ok(u64::try_from(stat.f_type).is_ok_and(|kind| kind == magic))
 }
 
 /// How the question of direct I/O was answered.

@@ -1,6 +1,6 @@
 //! The I/O engine of one volume: operations in, completions out, never waiting. Three of them,
 //! chosen once at start: calls in place on tmpfs, io_uring, or a pool of blocking threads where
-//! io_uring is forbidden.
+//! io_uring is forbidden, and on FUSE, where it would wait for a hung server.
 //!
 //! A turn of the loop: `begin_turn`, then `poll_completions`, feed the core, `submit` what it asks
 //! for, `flush_submissions`, again while `has_completions` says so; wait for `event_fd` only while
@@ -67,6 +67,9 @@ impl Engine {
         let (kind, why, engine) = if backing.is_on_tmpfs() {
             let engine = Self::start_as(backing, EngineKind::Inline)?;
             (EngineKind::Inline, "tmpfs answers at once".to_owned(), engine)
+        } else if backing.is_on_fuse() {
+            let engine = Self::start_as(backing, EngineKind::Pool)?;
+            (EngineKind::Pool, "on FUSE io_uring may wait in place".to_owned(), engine)
         } else {
             match Self::start_as(backing, EngineKind::Ring) {
                 Ok(engine) => (EngineKind::Ring, "it is available".to_owned(), engine),

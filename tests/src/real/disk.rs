@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::chaos::netns::run;
 
 /// How long a mount may take to come or go.
@@ -123,6 +125,22 @@ impl FailingImage {
     /// From now on every write fails.
     pub fn fail(&self) {
         fs::File::create(&self.switch).expect("a file");
+    }
+
+    /// From now on nothing is answered.
+    pub fn hang(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// What hangs goes on.
+    pub fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// To the server behind the mount.
+    fn signal(&self, signal: Signal) {
+        let server = i32::try_from(self.programs[0].id()).ok().and_then(Pid::from_raw);
+        kill_process(server.expect("a process id"), signal).expect("our own child");
     }
 
     /// Writes succeed again.
