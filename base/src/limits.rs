@@ -48,6 +48,11 @@ pub const LINK_BACKLOG_MAX: usize = 48 << 20;
 /// Requests under way on one volume at one node above which nothing more is taken from hosts; those
 /// of one turn of the loop come on top.
 pub const WRITES_MAX: usize = 4096;
+/// A disk that needs no longer than this for each request, and for the bytes at this rate, is slow
+/// but not hung: what is under way already is added to T_io.
+pub const SLOW_DISK_REQUEST: Duration = Duration::from_millis(5);
+/// As [`SLOW_DISK_REQUEST`], in bytes per second.
+pub const SLOW_DISK_BYTES_PER_S: u64 = 64 << 20;
 /// Writes of the peer under way on one volume, at most: twice what a node takes from its hosts.
 pub const PEER_WRITES_MAX: usize = 2 * WRITES_MAX;
 /// Their bytes, at most, likewise.

@@ -5,6 +5,7 @@
 
 mod compare;
 pub mod gate;
+mod held;
 pub mod order;
 pub mod outbox;
 pub mod port;
@@ -22,6 +23,7 @@ pub mod io {
     pub mod engine;
     mod inline;
     mod job;
+    pub mod memory;
     mod pool;
     mod ring;
     mod store;

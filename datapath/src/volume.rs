@@ -17,6 +17,7 @@
 use std::collections::VecDeque;
 
 use base::ids::{ClientId, ConnNonce, Session, VolumeIndex};
+use base::limits::{VOLUME_BYTES_MAX, WRITES_MAX};
 use base::request::{Completion, Operation, RequestError, RequestId};
 use base::rules::{Rule, Rules};
 use base::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use tracing::{error, warn};
 
 use crate::compare::{Compare, WINDOW};
 use crate::gate::Gate;
+use crate::held::Held;
 use crate::order::late::Half;
 use crate::order::leave::CarriedWrite;
 use crate::order::mirror::{Arrival, Mirror, SessionInfo};
@@ -85,7 +87,7 @@ pub struct Volume {
     link: Option<ConnNonce>,
     early: VecDeque<Incoming>,
     /// Requests that wait for a session with an open gate, oldest first.
-    held: VecDeque<Arrival>,
+    held: Held,
     carried: Vec<CarriedWrite>,
     next_arrival: u64,
     drain: Drain,
@@ -106,7 +108,7 @@ impl Volume {
             current: None,
             link: None,
             early: VecDeque::new(),
-            held: VecDeque::new(),
+            held: Held::default(),
             carried: Vec::new(),
             next_arrival: 0,
             drain: Drain::No,
@@ -131,20 +133,27 @@ impl Volume {
     /// When `settle` is due even if nothing happens.
     pub fn next_deadline(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Active(mirror) if !self.stuck_reported => {
-                mirror.waiting_since().map(|since| since + self.config.io_timeout)
-            }
+            Phase::Active(mirror) if !self.stuck_reported => mirror.late_at(self.config.io_timeout),
             _ => None,
         }
     }
 
-    /// Requests under way or held: the shell stops reading from hosts above a bound.
-    pub fn load(&self) -> usize {
-        let active = match &self.phase {
-            Phase::Active(mirror) => mirror.load(),
-            _ => 0,
+    /// Whether more may be received from hosts: what is under way or held, whether its host is
+    /// still there or not, is bounded in number and in memory.
+    pub fn takes_requests(&self) -> bool {
+        let (requests, bytes) = self.load();
+        requests < WRITES_MAX && bytes < VOLUME_BYTES_MAX
+    }
+
+    /// Requests under way or held, and the bytes that they keep in memory.
+    pub fn load(&self) -> (usize, u64) {
+        let (requests, bytes) = match &self.phase {
+            Phase::Active(mirror) => (mirror.load(), mirror.own_bytes()),
+            _ => (0, 0),
         };
-        active + self.held.len() + self.carried.len()
+        let carried: u64 = self.carried.iter().map(|carried| carried.write.payload_bytes()).sum();
+        let held = self.held.payload_bytes();
+        (requests + self.held.len() + self.carried.len(), bytes + held + carried)
     }
 
     /// A host asks; the range was checked by the front end.
@@ -391,7 +400,7 @@ impl Volume {
                 }
             }
             VolumeCommand::Shutdown => {
-                for arrival in std::mem::take(&mut self.held) {
+                while let Some(arrival) = self.held.pop_front() {
                     let completion = Completion::Failed(RequestError::ShuttingDown);
                     self.out.reply(arrival.id, completion);
                 }
@@ -500,9 +509,7 @@ impl Volume {
                 let leftovers = mirror.leave(number, &mut self.out);
                 uncommitted = leftovers.uncommitted;
                 self.carried.extend(leftovers.carried);
-                for arrival in leftovers.held.into_iter().rev() {
-                    self.held.push_front(arrival);
-                }
+                self.held.put_before(leftovers.held);
             }
             Phase::Comparing(_) | Phase::Preparing(..) | Phase::Idle | Phase::Leaving(_) => {
                 self.out.reassign(|used_for| match used_for {
@@ -594,20 +601,21 @@ impl Volume {
                 mirror.admit(now, gate, arrival, &mut self.out);
             }
         }
-        for arrival in held.into_iter().rev() {
-            self.held.push_front(arrival);
-        }
+        self.held.put_before(held);
         if self.drain == Drain::Wanted && mirror.is_drained() {
             self.drain = Drain::Done;
             self.out.report(VolumeReport::Drained { session });
         }
-        let waited = mirror.waiting_since().map(|since| now.since(since)).unwrap_or_default();
-        if waited >= self.config.io_timeout && !self.stuck_reported {
+        let is_late = mirror.late_at(self.config.io_timeout).is_some_and(|late| late <= now);
+        if is_late
+            && !self.stuck_reported
+            && let Some((waited, half)) = mirror.late_half(now)
+        {
             self.stuck_reported = true;
             let waited_ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
-            self.out.report(match mirror.late_half() {
-                Some(Half::Here) => VolumeReport::DiskStuck { session, waited_ms },
-                Some(Half::There) | None => VolumeReport::PeerStuck { session, waited_ms },
+            self.out.report(match half {
+                Half::Here => VolumeReport::DiskStuck { session, waited_ms },
+                Half::There => VolumeReport::PeerStuck { session, waited_ms },
             });
         }
     }

@@ -261,7 +261,7 @@ fn overlapping_writes_from_both_sides_end_equal() {
     run(&mut a, &mut b);
     assert_eq!(a.disk, b.disk);
     assert_eq!((a.replies.len(), b.replies.len()), (800, 800));
-    assert_eq!((a.volume.load(), b.volume.load()), (0, 0));
+    assert_eq!((a.volume.load(), b.volume.load()), ((0, 0), (0, 0)));
 }
 
 #[test]
@@ -337,7 +337,7 @@ fn a_client_that_is_gone_leaves_nothing_behind_that_was_not_sent() {
     run(&mut a, &mut b);
     assert_eq!(a.disk, b.disk);
     assert_eq!((a.disk[0], a.disk[512]), (5, 1));
-    assert_eq!((a.volume.load(), b.volume.load()), (0, 0));
+    assert_eq!((a.volume.load(), b.volume.load()), ((0, 0), (0, 0)));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Not here: two cores together (`pair.rs`), faults in any order (the simulator).
 
 use base::ids::{ClientId, ConnNonce, Session, VolumeIndex};
-use base::limits::{PEER_BYTES_MAX, PEER_WRITES_MAX};
+use base::limits::{PEER_BYTES_MAX, PEER_WRITES_MAX, SLOW_DISK_BYTES_PER_S, SLOW_DISK_REQUEST};
 use base::range::ByteRange;
 use base::request::{Completion, Content, Operation, RequestError, RequestId, Write};
 use base::rules::Rules;
@@ -574,6 +574,89 @@ fn a_write_that_waits_for_its_range_waits_for_what_holds_the_range() {
     bench.ask(2, read(8, 8));
     bench.hear(DataMessage::Repl { seq: 2, write: change(12, 8, false) });
     assert_eq!(late(&mut bench), [DISK_STUCK]);
+}
+
+#[test]
+fn a_read_that_does_not_come_back_is_noticed() {
+    let mut bench = Bench::serving(Role::Orderer);
+    bench.ask(1, read(0, 8));
+    bench.complete_it();
+    assert_eq!(bench.volume.next_deadline(), None);
+    bench.ask(2, read(0, 8));
+    assert_eq!(late(&mut bench), [DISK_STUCK]);
+}
+
+/// A disk that is busy is not one that hangs.
+#[test]
+fn what_was_under_way_before_makes_patient() {
+    let time = |requests: u64, bytes: u64| {
+        IO_TIMEOUT
+            + SLOW_DISK_REQUEST * u32::try_from(requests - 1).expect("few")
+            + Duration::from_millis(bytes * 1000 / SLOW_DISK_BYTES_PER_S)
+    };
+    let mut bench = Bench::serving(Role::Orderer);
+    let trim = Write { content: Content::Trim, ..change(0, SIZE / 512, false) };
+    bench.ask(1, Operation::Write(trim));
+    assert_eq!(bench.volume.next_deadline(), Some(bench.now + time(1, SIZE)));
+    bench.complete_it();
+    bench.hear(DataMessage::Ack(vec![1]));
+    assert_eq!(bench.volume.next_deadline(), None);
+    // A queue: the first one has the least time, and what is done makes no later one patient.
+    for tag in 2..12 {
+        bench.ask(tag, write(u64::from(tag) * 8, 8));
+    }
+    assert_eq!(bench.volume.next_deadline(), Some(bench.now + time(1, 4096)));
+    bench.hear(DataMessage::Ack((2..11).collect()));
+    for io in 1..10 {
+        bench.complete(IoId(io), Ok(IoDone::Done));
+    }
+    assert_eq!(bench.volume.next_deadline(), Some(bench.now + time(10, 10 * 4096)));
+    // A flush has to write what was written.
+    let mut bench = Bench::serving(Role::Orderer);
+    bench.ask(1, write(0, SIZE / 512));
+    bench.complete_it();
+    bench.hear(DataMessage::Ack(vec![1]));
+    for (tag, bytes) in [(2, SIZE), (3, 0)] {
+        bench.ask(tag, Operation::Flush);
+        assert_eq!(bench.volume.next_deadline(), Some(bench.now + time(1, bytes)));
+        bench.hear(DataMessage::FlushAck { id: u64::from(tag) - 2 });
+        let io = IoId(u64::from(tag) - 1);
+        bench.complete(io, Ok(IoDone::Done));
+    }
+}
+
+/// What a host that is gone has left behind keeps its memory.
+#[test]
+fn the_load_counts_what_is_in_memory_whoever_asked() {
+    let mut bench = Bench::serving(Role::Orderer);
+    bench.ask(1, write(0, 8));
+    bench.ask(2, read(64, 16));
+    assert_eq!(bench.volume.load(), (2, 4096 + 8192));
+    bench.volume.handle_client_gone(id(1).client);
+    bench.turn();
+    assert_eq!(bench.volume.load(), (2, 4096 + 8192), "both are under way");
+    bench.leave(SESSION);
+    bench.volume.handle_client_gone(id(1).client);
+    assert_eq!(bench.volume.load(), (1, 4096), "the write is being applied");
+    bench.complete(IoId(0), Ok(IoDone::Done));
+    bench.complete(IoId(1), Ok(IoDone::Data(Bytes::from(vec![0; 8192]))));
+    let mut bench = Bench::idle();
+    bench.ask(1, write(0, 8));
+    assert_eq!(bench.volume.load(), (1, 4096));
+    bench.volume.handle_client_gone(id(1).client);
+    assert_eq!(bench.volume.load(), (0, 0));
+}
+
+/// D7: what failed at this node is not tried again for a client that is gone.
+#[test]
+fn a_failed_write_of_a_client_that_is_gone_is_forgotten() {
+    let mut bench = Bench::serving(Role::Orderer);
+    bench.ask(1, write(0, 8));
+    bench.complete(IoId(0), Err(IoFault::NoSpace));
+    bench.leave(SESSION);
+    assert_eq!(bench.volume.load(), (1, 4096));
+    bench.volume.handle_client_gone(id(1).client);
+    assert_eq!(bench.volume.load(), (0, 0));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use base::request::{Completion, RequestId};
 use base::rules::{Rule, Rules};
-use base::time::Instant;
+use base::time::{Duration, Instant};
 
 use crate::outbox::{IoUse, Outbox, Stages};
 use crate::storage::IoOperation;
@@ -26,6 +26,8 @@ struct Running {
     here: Option<Instant>,
     there: Option<Instant>,
     since: Instant,
+    /// How much longer than T_io it may take.
+    patience: Duration,
 }
 
 /// The flushes of one session at one node.
@@ -42,10 +44,16 @@ impl Flushes {
         self.waiting.push(Asked { request, at });
     }
 
-    /// Starts the next flush if none is under way.
-    pub(super) fn start(&mut self, now: Instant, rules: Rules, out: &mut Outbox) {
+    /// Starts the next flush if none is under way; whether it did.
+    pub(super) fn start(
+        &mut self,
+        now: Instant,
+        patience: Duration,
+        rules: Rules,
+        out: &mut Outbox,
+    ) -> bool {
         if self.running.is_some() || self.waiting.is_empty() {
-            return;
+            return false;
         }
         let id = self.next_id;
         self.next_id += 1;
@@ -53,7 +61,8 @@ impl Flushes {
         out.submit(IoUse::LocalFlush, IoOperation::Flush);
         let there = (!rules.hold(Rule::FlushBoth)).then_some(now);
         let requests = std::mem::take(&mut self.waiting);
-        self.running = Some(Running { id, requests, here: None, there, since: now });
+        self.running = Some(Running { id, requests, here: None, there, since: now, patience });
+        true
     }
 
     /// This node's half is done.
@@ -73,9 +82,9 @@ impl Flushes {
         true
     }
 
-    /// When the flush under way began.
-    pub(super) fn waiting_since(&self) -> Option<Instant> {
-        self.running.as_ref().map(|running| running.since)
+    /// When the flush under way began, and how much longer than T_io it may take.
+    pub(super) fn waiting_since(&self) -> Option<(Instant, Duration)> {
+        self.running.as_ref().map(|running| (running.since, running.patience))
     }
 
     /// Whether the flush under way is not done at this node.

@@ -1,8 +1,11 @@
 //! What has waited too long in a session, and for which of the two copies.
 //!
+//! Too long is T_io and what a slow disk needs for everything that was under way before: a disk that
+//! is busy is not hung, and a zeroing of 4 GiB takes what it takes.
 //! Not here: what is done about it (the group).
 
-use base::time::Instant;
+use base::limits::{SLOW_DISK_BYTES_PER_S, SLOW_DISK_REQUEST};
+use base::time::{Duration, Instant};
 
 use super::live::Owner;
 use super::mirror::Mirror;
@@ -16,39 +19,84 @@ pub(crate) enum Half {
     There,
 }
 
-/// The oldest of what waits.
+/// What the disks of both nodes have to do.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Work {
+    requests: u32,
+    bytes: u64,
+}
+
+impl Work {
+    pub(super) fn begin(&mut self, bytes: u64) {
+        self.requests += 1;
+        self.bytes += bytes;
+    }
+
+    pub(super) fn end(&mut self, bytes: u64) {
+        self.requests -= 1;
+        self.bytes -= bytes;
+    }
+
+    /// How much longer than T_io what has begun last may take.
+    pub(super) fn patience(&self) -> Duration {
+        SLOW_DISK_REQUEST * self.requests.saturating_sub(1) + time_for(self.bytes)
+    }
+}
+
+/// How long a slow disk needs for so many bytes.
+pub(super) fn time_for(bytes: u64) -> Duration {
+    Duration::from_millis(bytes.saturating_mul(1000) / SLOW_DISK_BYTES_PER_S)
+}
+
+/// Something that waits for a copy.
 #[derive(Clone, Copy)]
-enum Oldest {
+struct Waiting {
+    what: What,
+    since: Instant,
+    patience: Duration,
+}
+
+#[derive(Clone, Copy)]
+enum What {
     Write(usize),
+    Read,
     Flush,
 }
 
 impl Mirror {
-    /// Since when the oldest write or flush has waited for a copy.
-    pub(crate) fn waiting_since(&self) -> Option<Instant> {
-        self.oldest().map(|(since, _)| since)
+    /// When the first request will have waited too long.
+    pub(crate) fn late_at(&self, io_timeout: Duration) -> Option<Instant> {
+        self.first_late().map(|waiting| waiting.since + waiting.patience + io_timeout)
     }
 
-    /// Which copy the oldest write or flush waits for.
-    pub(crate) fn late_half(&self) -> Option<Half> {
-        let half = match self.oldest()?.1 {
-            Oldest::Write(slot) => self.half_of(slot),
-            Oldest::Flush if self.flushes.waits_here() => Half::Here,
-            Oldest::Flush => Half::There,
+    /// How long that request has waited, and for which copy.
+    pub(crate) fn late_half(&self, now: Instant) -> Option<(Duration, Half)> {
+        let Waiting { what, since, .. } = self.first_late()?;
+        let half = match what {
+            What::Write(slot) => self.half_of(slot),
+            What::Flush if self.flushes.waits_here() => Half::Here,
+            What::Flush => Half::There,
+            What::Read => Half::Here,
         };
-        Some(half)
+        Some((now.since(since), half))
     }
 
-    fn oldest(&self) -> Option<(Instant, Oldest)> {
+    fn first_late(&self) -> Option<Waiting> {
         let own = self.told.oldest_open().map(|seq| self.own[&seq]);
         let unordered = self.unordered.first_key_value().map(|(_, slot)| *slot);
         let peers = self.peers.first_key_value().map(|(_, slot)| *slot);
-        let writes = [own, unordered, peers].into_iter().flatten();
-        let flush = self.flushes.waiting_since().map(|since| (since, Oldest::Flush));
-        writes
-            .map(|slot| (self.writes[slot].since, Oldest::Write(slot)))
-            .chain(flush)
-            .min_by_key(|(since, _)| *since)
+        let writes = [own, unordered, peers].into_iter().flatten().map(|slot| {
+            let live = &self.writes[slot];
+            Waiting { what: What::Write(slot), since: live.since, patience: live.patience }
+        });
+        let flush = self.flushes.waiting_since();
+        let flush = flush.map(|(since, patience)| Waiting { what: What::Flush, since, patience });
+        let read = self.reads_begun.front().and_then(|begun| self.read_under_way(*begun));
+        let read = read.map(|read| {
+            let since = read.stages.ordered.expect("it began");
+            Waiting { what: What::Read, since, patience: read.patience }
+        });
+        writes.chain(flush).chain(read).min_by_key(|waiting| waiting.since + waiting.patience)
     }
 
     /// Which copy a write waits for: one that waits for its range waits for what the oldest

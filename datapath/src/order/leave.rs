@@ -60,7 +60,7 @@ impl Mirror {
         for slot in writes {
             // One that the removal of another gave its place is no longer waiting.
             if self.writes.get(slot).is_some_and(unsent) {
-                let live = self.writes.remove(slot);
+                let live = self.remove_write(slot);
                 self.leave_lock(live.lock.expect("waits for its range"), out);
             }
         }
@@ -72,7 +72,7 @@ impl Mirror {
             self.reads.iter().filter(|(_, read)| waits(read)).map(|(slot, _)| slot).collect();
         for slot in reads {
             if self.reads.get(slot).is_some_and(waits) {
-                let read = self.reads.remove(slot);
+                let read = self.remove_read(slot);
                 self.leave_lock(read.lock, out);
             }
         }
@@ -124,7 +124,7 @@ impl Mirror {
                 id: request,
                 write: live.write.clone(),
                 applied: live.here,
-                in_flight: live.submitted && !live.here,
+                in_flight: live.in_flight,
             });
         }
         arrivals

@@ -3,7 +3,7 @@
 use base::range::ByteRange;
 use base::request::{RequestId, Write};
 use base::rules::{Rule, Rules};
-use base::time::Instant;
+use base::time::{Duration, Instant};
 
 use super::ranges::LockId;
 use crate::outbox::Stages;
@@ -33,14 +33,17 @@ pub(super) struct LiveWrite {
     pub(super) write: Write,
     pub(super) lock: Option<LockId>,
     pub(super) submitted: bool,
+    /// Its apply has not completed.
+    pub(super) in_flight: bool,
     /// This node's copy has it.
     pub(super) here: bool,
     /// The peer said that its copy has it.
     pub(super) there: bool,
     /// It was answered too early: only a broken rule does that.
     pub(super) replied: bool,
-    /// Since when it has waited for what it waits for.
+    /// Since when it has waited for what it waits for, and how much longer than T_io it may.
     pub(super) since: Instant,
+    pub(super) patience: Duration,
     pub(super) stages: Stages,
 }
 
@@ -53,6 +56,7 @@ pub(super) struct LiveRead {
     /// The gate's generation at admission.
     pub(super) serve_gen: u64,
     pub(super) submitted: bool,
+    pub(super) patience: Duration,
     pub(super) result: Option<Result<IoDone, IoFault>>,
     pub(super) stages: Stages,
 }

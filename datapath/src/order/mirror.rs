@@ -15,7 +15,7 @@
 //! place in the order. At the follower an entry is made when the place is known (REPL or ORDERED),
 //! so its queue has the orderer's order and delays only what the reads there need.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use base::ids::{ConnNonce, Session};
 use base::request::{Operation, RequestId};
@@ -24,6 +24,7 @@ use base::time::Instant;
 use slab::Slab;
 
 use super::flush::Flushes;
+use super::late::{self, Work};
 use super::live::{LiveRead, LiveWrite, Origin, Owner};
 use super::ranges::RangeLocks;
 use super::told::Told;
@@ -70,6 +71,14 @@ pub struct Mirror {
     pub(super) writes: Slab<LiveWrite>,
     pub(super) reads: Slab<LiveRead>,
     pub(super) reads_done: Vec<usize>,
+    /// Reads whose data was asked for, oldest first: arrival and slot. Some may be done.
+    pub(super) reads_begun: VecDeque<(u64, usize)>,
+    /// What the disks have to do.
+    pub(super) work: Work,
+    /// Written since the last flush began.
+    pub(super) unflushed_bytes: u64,
+    /// What own writes and reads keep in memory.
+    pub(super) own_bytes: u64,
     /// Own writes at the follower that have no place yet.
     pub(super) unordered: BTreeMap<u64, usize>,
     /// Own writes that have a place, until they commit.
@@ -100,6 +109,10 @@ impl Mirror {
             writes: Slab::new(),
             reads: Slab::new(),
             reads_done: Vec::new(),
+            reads_begun: VecDeque::new(),
+            work: Work::default(),
+            unflushed_bytes: 0,
+            own_bytes: 0,
             unordered: BTreeMap::new(),
             own: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -166,7 +179,10 @@ impl Mirror {
     ) {
         self.now = now;
         self.answer_reads(now, gate, held, out);
-        self.flushes.start(now, self.info.rules, out);
+        let patience = self.work.patience() + late::time_for(self.unflushed_bytes);
+        if self.flushes.start(now, patience, self.info.rules, out) {
+            self.unflushed_bytes = 0;
+        }
         self.told.send(self.info.rules, out);
     }
 
@@ -174,6 +190,11 @@ impl Mirror {
     pub(crate) fn is_drained(&self) -> bool {
         let own = |(_, live): (usize, &LiveWrite)| matches!(live.origin, Origin::Own { .. });
         self.flushes.is_idle() && self.reads.is_empty() && !self.writes.iter().any(own)
+    }
+
+    /// What the requests of hosts attached here keep in memory.
+    pub(crate) fn own_bytes(&self) -> u64 {
+        self.own_bytes
     }
 
     /// Requests and writes under way.

@@ -209,9 +209,7 @@ impl Mirror {
             return Err(number("COMMIT", seq));
         }
         self.peers.remove(&seq);
-        let live = self.writes.remove(slot);
-        self.peer_writes -= 1;
-        self.peer_bytes -= live.write.payload_bytes();
+        let live = self.remove_write(slot);
         assert!(
             live.lock.is_some() || !self.info.rules.hold(Rule::LockUntilCommit),
             "W2: a range is locked until its keeper knows that both copies have the write"

@@ -27,6 +27,8 @@ impl Mirror {
         let slot = self.reads.vacant_key();
         let (lock, granted) = self.locks.enter(range, false, Owner::Read(slot));
         let serve_gen = gate.serve_gen;
+        self.work.begin(range.length());
+        self.own_bytes += range.length();
         self.reads.insert(LiveRead {
             request,
             arrival,
@@ -34,6 +36,7 @@ impl Mirror {
             lock,
             serve_gen,
             submitted: false,
+            patience: self.work.patience(),
             result: None,
             stages: Stages::begin(self.now),
         });
@@ -50,6 +53,7 @@ impl Mirror {
         );
         read.submitted = true;
         read.stages.ordered = Some(self.now);
+        self.reads_begun.push_back((read.arrival, slot));
         out.submit(IoUse::Read { slot }, IoOperation::Read { range: read.range });
     }
 
@@ -58,6 +62,22 @@ impl Mirror {
         self.reads[slot].result = Some(result);
         self.reads[slot].stages.here = Some(self.now);
         self.reads_done.push(slot);
+        while self.reads_begun.front().is_some_and(|begun| self.read_under_way(*begun).is_none()) {
+            self.reads_begun.pop_front();
+        }
+    }
+
+    /// Every read leaves here.
+    pub(super) fn remove_read(&mut self, slot: usize) -> LiveRead {
+        let read = self.reads.remove(slot);
+        self.work.end(read.range.length());
+        self.own_bytes -= read.range.length();
+        read
+    }
+
+    /// The read that began as this one, if its data has not come.
+    pub(super) fn read_under_way(&self, (arrival, slot): (u64, usize)) -> Option<&LiveRead> {
+        self.reads.get(slot).filter(|read| read.arrival == arrival && read.result.is_none())
     }
 
     /// Answers the reads whose data is older than this sample of the gate. Those that may not be
@@ -70,7 +90,7 @@ impl Mirror {
         out: &mut Outbox,
     ) {
         for slot in std::mem::take(&mut self.reads_done) {
-            let read = self.reads.remove(slot);
+            let read = self.remove_read(slot);
             self.leave_lock(read.lock, out);
             let open = gate.usable(now)
                 && gate.session == self.info.session

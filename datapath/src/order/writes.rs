@@ -50,6 +50,11 @@ impl Mirror {
 
     pub(super) fn insert_write(&mut self, origin: Origin, write: Write) -> usize {
         let since = self.now;
+        self.work.begin(write.range.length());
+        self.unflushed_bytes += write.range.length();
+        if let Origin::Own { .. } = origin {
+            self.own_bytes += write.payload_bytes();
+        }
         self.writes.insert(LiveWrite {
             origin,
             fid: None,
@@ -57,12 +62,28 @@ impl Mirror {
             write,
             lock: None,
             submitted: false,
+            in_flight: false,
             here: false,
             there: false,
             replied: false,
             since,
+            patience: self.work.patience(),
             stages: Stages::begin(since),
         })
+    }
+
+    /// Every write leaves here.
+    pub(super) fn remove_write(&mut self, slot: usize) -> LiveWrite {
+        let live = self.writes.remove(slot);
+        self.work.end(live.write.range.length());
+        match live.origin {
+            Origin::Own { .. } => self.own_bytes -= live.write.payload_bytes(),
+            Origin::Peer => {
+                self.peer_writes -= 1;
+                self.peer_bytes -= live.write.payload_bytes();
+            }
+        }
+        live
     }
 
     /// The write waits for its turn on its range; at the orderer its turn is its place.
@@ -92,6 +113,7 @@ impl Mirror {
         assert!(live.seq.is_none() && live.lock.is_some(), "D5: a write is ordered once, locked");
         live.seq = Some(seq);
         live.since = self.now;
+        live.patience = self.work.patience();
         live.stages.ordered = Some(self.now);
         match live.origin {
             Origin::Own { .. } => {
@@ -117,6 +139,7 @@ impl Mirror {
             "W1: a write is applied only once it has a place"
         );
         live.submitted = true;
+        live.in_flight = true;
         let durable = live.write.fua && (live.origin != Origin::Peer || rules.hold(Rule::FuaBoth));
         assert!(
             durable == live.write.fua || !rules.hold(Rule::FuaBoth),
@@ -150,6 +173,7 @@ impl Mirror {
     pub(crate) fn applied(&mut self, slot: usize, out: &mut Outbox) {
         let live = &mut self.writes[slot];
         live.here = true;
+        live.in_flight = false;
         live.stages.here = Some(self.now);
         if !self.info.rules.hold(Rule::LockUntilCommit)
             && let Some(lock) = live.lock.take()
@@ -172,7 +196,8 @@ impl Mirror {
 
     /// An apply has failed on this node's copy: it is never acknowledged (W8).
     pub(crate) fn apply_failed(&mut self, slot: usize) {
-        let live = &self.writes[slot];
+        let live = &mut self.writes[slot];
+        live.in_flight = false;
         if live.origin == Origin::Peer {
             self.failed_seq = live.seq;
         }
@@ -190,7 +215,7 @@ impl Mirror {
         let (true, true, Some(seq)) = (live.here, live.there, live.seq) else {
             return;
         };
-        let live = self.writes.remove(slot);
+        let live = self.remove_write(slot);
         let Origin::Own { request, .. } = live.origin else {
             unreachable!("only the node whose host wrote commits");
         };

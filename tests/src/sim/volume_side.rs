@@ -75,7 +75,7 @@ impl World {
             self.carry_out(side, volume, thread);
         }
         self.receive_link(side, thread);
-        if thread.core.load() < WRITES_MAX {
+        if thread.core.takes_requests() {
             while let Some(incoming) = thread.requests.pop_front() {
                 match incoming {
                     // What comes on a closed connection is never read.

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use base::ids::{ConnNonce, VolumeIndex};
 use base::io::clock;
 use base::io::socket::Socket;
-use base::limits::{LINK_BACKLOG_MAX, TURN_BYTES_MAX, WRITES_MAX};
+use base::limits::{LINK_BACKLOG_MAX, TURN_BYTES_MAX};
 use base::request::{Operation, RequestId};
 use base::time::{Duration, Instant};
 use datapath::io::engine::Engine;
@@ -422,7 +422,7 @@ impl VolumeThread {
 
 /// G2a, and the bound on writes under way.
 fn takes_requests(volume: &Volume, link: Option<&Link>) -> bool {
-    link.map_or(0, Link::backlog) < LINK_BACKLOG_MAX && volume.load() < WRITES_MAX
+    link.map_or(0, Link::backlog) < LINK_BACKLOG_MAX && volume.takes_requests()
 }
 
 struct VolumeIntake<'a> {
