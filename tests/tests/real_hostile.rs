@@ -67,11 +67,12 @@ fn bad_input_beside_a_running_client() {
 }
 
 fn one_round(pair: &Pair, running: &Running) {
-    let steps: [(&str, &dyn Fn(SocketAddr)); 6] = [
+    let steps: [(&str, &dyn Fn(SocketAddr)); 7] = [
         ("haggling", &break_haggling),
         ("requests", &break_requests),
         ("ends", &end_at_every_byte),
         ("slow", &|address| slow_and_half_open(address, running)),
+        ("stopped hosts", &|address| hosts_that_stop(address, running)),
         ("many", &many_connections),
         ("garbage", &|address| {
             // The node with the smaller name dials its peer and does not listen for it.
@@ -259,6 +260,28 @@ fn slow_and_half_open(address: SocketAddr, running: &Running) {
     for stream in &streams[40..] {
         let _closed = stream.shutdown(std::net::Shutdown::Write);
     }
+}
+
+/// Attached hosts that stop in the middle of large writes or do not read what they asked for:
+/// more than a volume gives room to.
+fn hosts_that_stop(address: SocketAddr, running: &Running) {
+    let target = client::connection::Target::new(address, VOLUME);
+    let length = 16 << 20;
+    let write =
+        RequestHeader { flags: 0, command: command::WRITE, cookie: 1, offset: ELSEWHERE, length };
+    let read = RequestHeader { command: command::READ, ..write };
+    let stopped: Vec<Connection> = (0..48)
+        .map(|number| {
+            let mut connection = Connection::open(&target).expect("it serves");
+            let request = if number % 2 == 0 { read } else { write };
+            connection.send_raw(request, &[7; 4096][..4096 * (number % 2)]).expect("taken");
+            connection
+        })
+        .collect();
+    for node in 0..2 {
+        assert!(running.wait_for_progress(node, 500, LIMIT), "beside stopped hosts: node {node}");
+    }
+    drop(stopped);
 }
 
 /// More connections than a node takes, at once; each is greeted or closed.

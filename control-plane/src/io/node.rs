@@ -21,6 +21,7 @@ use base::rules::Rules;
 use base::time::Instant;
 use datapath::io::backing::{Backing, BackingError, Direct};
 use datapath::io::engine::Engine;
+use datapath::io::memory;
 use datapath::volume::VolumeConfig;
 use nbd_frontend::admission::Caps;
 use nbd_frontend::exports::{Availability, ExportInfo, ExportTable};
@@ -66,6 +67,7 @@ const BUSY_STEP: Duration = Duration::from_millis(10);
 pub fn run(config: &NodeConfig, signals: StopSignals) -> Result<ExitCode> {
     end_process_on_panic();
     allow_many_files();
+    memory::bound_what_is_kept();
     let identity = config.load_identity()?;
     let pair = load_pair(&config.node.record_dirs)
         .context("this node has no pair configuration: run `stretch init` once")?;

@@ -21,6 +21,16 @@ const CLASSES: usize = 9;
 const CLASS_BYTES_MAX: usize = 1 << 20;
 /// Blocks kept of each class, at least: a queue of 1 MiB reads is 8 deep in common tools.
 const CLASS_BLOCKS_MIN: usize = 12;
+/// What one volume keeps, at most: all classes full.
+const KEPT_BYTES_MAX: usize = 28 << 20;
+const _: () = {
+    let (mut class, mut bytes) = (0, 0);
+    while class < CLASSES {
+        bytes += class_blocks_max(class) * class_bytes(class);
+        class += 1;
+    }
+    assert!(bytes <= KEPT_BYTES_MAX, "what is kept has a bound in bytes");
+};
 
 /// The free blocks of one engine.
 #[derive(Debug)]
@@ -30,9 +40,7 @@ pub(super) struct BufferPool {
 
 impl BufferPool {
     pub(super) fn new() -> Arc<Self> {
-        let classes = std::array::from_fn(|class| {
-            ArrayQueue::new((CLASS_BYTES_MAX / class_bytes(class)).max(CLASS_BLOCKS_MIN))
-        });
+        let classes = std::array::from_fn(|class| ArrayQueue::new(class_blocks_max(class)));
         Arc::new(Self { classes })
     }
 
@@ -60,6 +68,11 @@ impl BufferPool {
 
 const fn class_bytes(class: usize) -> usize {
     PAGE_BYTES << class
+}
+
+const fn class_blocks_max(class: usize) -> usize {
+    let blocks = CLASS_BYTES_MAX / class_bytes(class);
+    if blocks < CLASS_BLOCKS_MIN { CLASS_BLOCKS_MIN } else { blocks }
 }
 
 /// A read's destination while the read is under way.
