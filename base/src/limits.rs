@@ -24,6 +24,9 @@ pub const SKIPPED_BYTES_MAX: u32 = 2 * REQUEST_BYTES_MAX;
 pub const VOLUME_BYTES_MAX: u64 = 256 << 20;
 /// NBD connections of one node, negotiating and attached, at most.
 pub const CLIENTS_MAX: usize = 1024;
+/// Bytes received from one client at a time while a request's header is due: what has come is handed
+/// on, so that this bounds how many requests without payload are taken above a bound.
+pub const CLIENT_PIECE_MAX: usize = 64 << 10;
 /// What one client may hold, in bytes, even while the others hold all that the volume allows: hosts
 /// that stop in the middle of a large write or do not read hold up nobody's small requests.
 pub const CLIENT_BYTES_MIN: u64 = 256 << 10;
@@ -55,6 +58,12 @@ pub const SLOW_DISK_REQUEST: Duration = Duration::from_millis(5);
 pub const SLOW_DISK_BYTES_PER_S: u64 = 64 << 20;
 /// Writes of the peer under way on one volume, at most: twice what a node takes from its hosts.
 pub const PEER_WRITES_MAX: usize = 2 * WRITES_MAX;
+const _: () = assert!(
+    WRITES_MAX + CLIENT_PIECE_MAX / NBD_REQUEST_BYTES <= PEER_WRITES_MAX,
+    "no host makes its node break the peer's bound"
+);
+/// Bytes of the header of an NBD request (NBD proto: "Request message").
+pub const NBD_REQUEST_BYTES: usize = 28;
 /// Their bytes, at most, likewise.
 pub const PEER_BYTES_MAX: u64 = 2 * VOLUME_BYTES_MAX;
 /// Bytes taken from one socket in one turn of the loop, at most.

@@ -103,6 +103,11 @@ impl Compare {
         self.progress
     }
 
+    /// At the target: whether something that the source asked for is under way.
+    pub(crate) fn is_asked_for_more(&self) -> bool {
+        self.reading > 0 || self.writing > 0
+    }
+
     /// At the source: asks for more; `true` once, when everything is equal.
     pub(crate) fn advance(&mut self, out: &mut Outbox) -> bool {
         if self.role == SyncRole::Target || self.told {

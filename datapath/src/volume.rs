@@ -467,11 +467,15 @@ impl Volume {
     }
 
     fn enter(&mut self, now: Instant, session: Session, conn_nonce: ConnNonce, role: Role) {
+        let Phase::Comparing(compare) = &self.phase else {
+            panic!("a session begins with a comparison, if only of nothing");
+        };
+        if compare.is_asked_for_more() {
+            let why = "the source goes on comparing after it has said that all is equal".to_owned();
+            self.handle_link_lost(conn_nonce, why);
+            return;
+        }
         self.assert_quiet();
-        assert!(
-            matches!(self.phase, Phase::Comparing(_)),
-            "a session begins with a comparison, if only of nothing"
-        );
         let VolumeConfig { size, rules, .. } = self.config;
         assert!(
             role == Role::Orderer || self.carried.is_empty(),

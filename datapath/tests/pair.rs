@@ -195,6 +195,26 @@ fn a_source_whose_disk_failed_writes_its_copy_over_itself() {
     assert!(a.reports.iter().any(|report| matches!(report, VolumeReport::Progress(_))));
 }
 
+/// Nothing that a peer sends makes a node panic.
+#[test]
+fn a_source_that_goes_on_comparing_loses_its_connection() {
+    let mut b = Side::new(1);
+    let (session, role, conn_nonce) = (SESSION, SyncRole::Target, NONCE);
+    b.volume.handle_link_up(NONCE);
+    b.command(VolumeCommand::Prepare { session, role, rewrite: false });
+    let (scope, seed) = (Scope::Everything, 1);
+    b.command(VolumeCommand::Compare { session, conn_nonce, role, scope, seed });
+    let range = ByteRange::new(0, 1 << 20).expect("a piece");
+    let message = DataMessage::DigestRequest { id: 0, range };
+    b.volume.handle_message(Instant::ZERO, Incoming { session, conn_nonce, message });
+    b.command(VolumeCommand::Enter { session, conn_nonce, role: Role::Follower });
+    b.turn(Instant::from_nanos(1));
+    assert!(b.reports.iter().any(|report| matches!(report, VolumeReport::LinkLost { .. })));
+    b.command(VolumeCommand::Leave { session });
+    b.turn(Instant::from_nanos(2));
+    assert!(b.reports.contains(&VolumeReport::Quiet { session }));
+}
+
 /// A source asks for a few pieces at once; more would only fill the target's memory.
 #[test]
 fn a_source_that_asks_for_too_much_at_once_loses_its_connection() {

@@ -28,7 +28,8 @@ mod requests;
 use std::collections::VecDeque;
 
 use base::limits::{
-    CLIENT_BACKLOG_MAX, CLIENT_BYTES_MAX, CLIENT_BYTES_MIN, REQUEST_BYTES_MAX, SKIPPED_BYTES_MAX,
+    CLIENT_BACKLOG_MAX, CLIENT_BYTES_MAX, CLIENT_BYTES_MIN, CLIENT_PIECE_MAX, REQUEST_BYTES_MAX,
+    SKIPPED_BYTES_MAX,
 };
 use base::payload::PayloadBuf;
 use base::request::{Completion, Content, Operation, RequestError, Write};
@@ -262,14 +263,16 @@ impl Client {
         }
     }
 
-    /// How many bytes to receive at a time, at most. While the volume has no room that is what the
-    /// payload under way, which has its room, still misses.
+    /// How many bytes to receive at a time, at most: while a header is due, few enough headers.
+    /// While the volume has no room that is what the payload under way, which has its room, still
+    /// misses.
     pub fn input_bytes_max(&self) -> usize {
         match &self.input {
             Input::Payload { payload, .. } if !self.share.has_room(self.memory_bytes()) => {
                 payload.missing()
             }
-            Input::Header(_) | Input::Payload { .. } | Input::Skip { .. } => usize::MAX,
+            Input::Payload { payload, .. } => payload.missing().max(CLIENT_PIECE_MAX),
+            Input::Header(_) | Input::Skip { .. } => CLIENT_PIECE_MAX,
         }
     }
 

@@ -225,13 +225,12 @@ fn is_better(y: &Hello, x: &Hello) -> bool {
     if x.state == RecordState::Virgin && y.state == RecordState::Virgin {
         return y.source && !x.source;
     }
-    if x.io_failed != y.io_failed {
-        return x.io_failed;
-    }
     if x.session != y.session {
         return y.session > x.session;
     }
-    y.continuity < x.continuity
+    // What a disk refused was never acknowledged; a machine that was reset may lack what was.
+    let lost = |h: &Hello| (h.continuity, h.by_reset, h.io_failed);
+    lost(y) < lost(x)
 }
 
 /// What the join has to make equal, and how.

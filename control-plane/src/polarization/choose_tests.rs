@@ -116,7 +116,17 @@ fn the_source_of_every_pair_of_records() {
         ("a was rolled back, b lost power", BEHIND, RESET, "b"),
         ("both were rolled back", BEHIND, BEHIND, "nobody"),
         ("a's disk failed", FAILED, SAME, "b"),
-        ("a's disk failed, b lost power", FAILED, RESET, "b"),
+        ("a's disk failed, b lost power", FAILED, RESET, "a"),
+        ("b's disk failed, a lost power", RESET, FAILED, "b"),
+        (
+            "a's disk failed, then both lost power",
+            |h| {
+                FAILED(h);
+                RESET(h)
+            },
+            RESET,
+            "b",
+        ),
         ("a's disk failed, b is a target", FAILED, target, "a"),
         ("both disks failed", FAILED, FAILED, "a"),
         ("a is new", virgin, SAME, "b"),

@@ -220,6 +220,7 @@ impl Group {
     ) {
         tracing::error!(node = %self.config.node, "{text}");
         self.close_gate();
+        self.limit_hold(now);
         self.timers.set(Timer::Retry, now + RETRY_AFTER);
         match &mut self.failure {
             Some(failure) => {

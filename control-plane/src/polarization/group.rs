@@ -97,8 +97,8 @@ pub struct Group {
     /// The last time that this process did not run for longer than a silent peer is trusted: since
     /// when, and until when a loss counts from there.
     pub(super) away: Option<(Instant, Instant)>,
-    /// What is handed in may have been received before such a pause: no news of the peer.
-    pub(super) catching_up: bool,
+    /// What is handed in before may have been received before such a pause: no news of the peer.
+    pub(super) caught_up_at: Instant,
     pub(super) timers: TimerTable,
     pub(super) last_turn: Instant,
     pub(super) beat_due: bool,
@@ -140,7 +140,7 @@ impl Group {
             gate: Gate::CLOSED,
             discarded: false,
             away: None,
-            catching_up: false,
+            caught_up_at: Instant::ZERO,
             timers,
             last_turn: now,
             beat_due: false,
@@ -239,7 +239,6 @@ impl Group {
     /// Time passed; called at `next_deadline`, after all received input was handed in.
     pub fn handle_time(&mut self, now: Instant) {
         self.observe(now);
-        self.catching_up = false;
         while let Some(timer) = self.timers.take_due(now) {
             self.fire(now, timer);
         }
@@ -349,7 +348,7 @@ impl Group {
         }
         if pause > timers.suspect_after {
             self.away = Some((self.last_turn, now + timers.suspect_after));
-            self.catching_up = true;
+            self.caught_up_at = now + timers.grant_interval;
         }
         self.last_turn = self.last_turn.max(now);
     }
@@ -358,7 +357,7 @@ impl Group {
         if let Some(link) = &mut self.link {
             link.heard = now;
             self.timers.set(Timer::Suspect, now + self.config.timers.suspect_after);
-            if !self.catching_up {
+            if now >= self.caught_up_at {
                 self.extend_gate();
             }
         }
@@ -369,7 +368,7 @@ impl Group {
             Timer::Heartbeat => self.beat_due = true,
             Timer::Suspect => self.on_silence(now),
             Timer::Hold => self.on_hold_over(now),
-            Timer::Quiet => self.on_not_quiet(now),
+            Timer::Quiet => self.on_not_quiet(),
             Timer::Step => self.on_step_over(now),
             Timer::Retry => self.retry_after_failure(now),
             Timer::StopBy => self.finish_stop(),

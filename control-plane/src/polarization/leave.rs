@@ -104,11 +104,16 @@ impl Group {
         self.left_session = session;
         self.unquiet = self.all_volumes();
         self.timers.set(Timer::Quiet, now + self.timings().io_timeout);
+        self.limit_hold(now);
+        self.progress.fill(Progress::default());
+        self.tell_all(&VolumeCommand::Leave { session });
+    }
+
+    /// Requests are held from now on, for T_hold (L5).
+    pub(super) fn limit_hold(&mut self, now: Instant) {
         if !self.timers.is_set(Timer::Hold) && !self.discarded {
             self.timers.set(Timer::Hold, self.lost_since(now) + self.timings().hold);
         }
-        self.progress.fill(Progress::default());
-        self.tell_all(&VolumeCommand::Leave { session });
     }
 
     /// Since when hosts have had no answer: a node that was stopped for a while and finds its
@@ -196,26 +201,38 @@ impl Group {
         self.unquiet.is_empty()
     }
 
-    /// A volume that is not quiet within T_io is a failed device (W7, U3).
-    pub(super) fn on_not_quiet(&mut self, now: Instant) {
+    /// A volume is not quiet within T_io (W7): nothing goes on before it is. Its disk is slow or
+    /// hangs; it has lost nothing, so that its copy is compared like any other when it answers.
+    pub(super) fn on_not_quiet(&mut self) {
         let Some(volume) = self.unquiet.first().copied() else { return };
-        let path = &self.config.volumes[usize::from(volume.0)].path;
-        let waited = self.timings().io_timeout;
-        let text = format!("{path}: input/output has not completed within {waited:?}");
-        self.fail(now, Some(volume), text, false);
+        let node = &self.config.node;
+        let GroupVolume { name, path, .. } = &self.config.volumes[usize::from(volume.0)];
+        let cause = format!(
+            "the disk of {node} does not complete what it was asked for before volume {name} \
+             ({path}) left its session ({}); nobody serves until it has, nothing is lost",
+            self.left_why
+        );
+        let advice =
+            format!("none if it completes; else mend the disk of node {node} and start it again");
+        tracing::error!(%node, "{cause}");
+        self.explain(cause, &advice);
     }
 
     /// T_hold is over: held requests are discarded and their clients closed.
     pub(super) fn on_hold_over(&mut self, now: Instant) {
+        let peer = &self.config.peer;
+        match &self.phase {
+            Phase::Joining(join) if join.is_entered() => {
+                let why = format!("{peer} did not take the last step of the join in time");
+                self.leave(now, &why);
+            }
+            // Its service has stopped, to be frozen or because the disk failed.
+            Phase::Active { .. } => self.leave(now, "what had begun did not end in time"),
+            Phase::Idle | Phase::Joining(_) | Phase::Leaving(_) | Phase::Stopping(_) => {}
+        }
+        self.timers.clear(Timer::Hold);
         self.discarded = true;
         self.tell_all(&VolumeCommand::DiscardHeld);
-        if let Phase::Joining(join) = &self.phase
-            && join.is_entered()
-        {
-            let peer = &self.config.peer;
-            let why = format!("{peer} did not take the last step of the join in time");
-            self.leave(now, &why);
-        }
         if matches!(self.state, State::Starting | State::Deciding) {
             let waited = self.timings().hold;
             let why = if self.gate.serve_gen == 0 {

@@ -100,6 +100,7 @@ impl Group {
         *freeze = Some(Freeze { undrained, peer_drained: false });
         let session = *session;
         self.timers.set(Timer::Step, now + self.timings().io_timeout);
+        self.limit_hold(now);
         self.tell_all(&VolumeCommand::Drain { session });
     }
 

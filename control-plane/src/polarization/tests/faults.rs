@@ -151,7 +151,7 @@ fn a_node_that_was_frozen_itself_does_not_blame_its_peer() {
     assert_eq!(world.view(A).session, Session(1));
     assert!(world.group(A).is_serving(), "its own pause says nothing about the peer");
     assert!(!world.nodes[A].gate.usable(world.now), "but reads wait until it hears the peer");
-    world.pass(Duration::from_millis(100));
+    world.pass(Duration::from_millis(200));
     assert!(world.nodes[A].gate.usable(world.now));
     world.expect_active();
     assert_eq!(world.view(B).session, Session(1));
