@@ -4,7 +4,6 @@
 //! A stopped process stops anywhere in a turn and goes on there.
 //! Not here: what must be true of it (`checks.rs`).
 
-use base::limits::WRITES_MAX;
 use base::request::Completion;
 use base::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
