@@ -4,6 +4,8 @@ use crate::time::Duration;
 
 /// Unit of range locks and the smallest NBD block, in bytes (PROTOCOL 2.6).
 pub const BLOCK_BYTES: u64 = 512;
+/// Coarsest unit of range locks and of direct I/O, in bytes: the blocks of 4Kn disks.
+pub const GRANULE_BYTES_MAX: u64 = 4096;
 /// Preferred I/O size told to clients and the alignment of payloads, in bytes.
 pub const PAGE_BYTES: usize = 4096;
 /// Unit of the dirty-region bitmap, in bytes.

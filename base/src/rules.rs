@@ -12,6 +12,8 @@ pub enum Rule {
     LockUntilCommit,
     /// W2: overlapping writes are ordered one after the other, under a range lock.
     RangeLocked,
+    /// W9: locks cover whole blocks of the direct I/O of both nodes.
+    GranuleLocked,
     /// W3: a read waits for overlapping uncommitted writes.
     ReadCommitted,
     /// W4: no reply before both copies have the write.
@@ -71,10 +73,11 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule, for tests that break one after the other.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::OrderedBeforeApply,
         Self::LockUntilCommit,
         Self::RangeLocked,
+        Self::GranuleLocked,
         Self::ReadCommitted,
         Self::AckFromBoth,
         Self::ZeroesOrdered,

@@ -74,6 +74,8 @@ pub enum VolumeCommand {
         conn_nonce: ConnNonce,
         /// Who orders.
         role: Role,
+        /// Unit of range locks: the larger of both nodes' units of direct I/O, in bytes (W9).
+        granule_bytes: u32,
     },
     /// Leave the session: no further ACK, APPLIED, COMMIT or reply of it. Answered at once by
     /// `Left` and by `Quiet` when everything submitted has completed (W7). Requests are held.

@@ -48,6 +48,8 @@ pub struct VolumeConfig {
     pub index: VolumeIndex,
     /// In bytes.
     pub size: u64,
+    /// Unit of its direct I/O, in bytes (512 where I/O is buffered).
+    pub granule_bytes: u32,
     /// Age of an un-acknowledged mirrored write after which the session is left (T_io).
     pub io_timeout: Duration,
     /// Which rules hold.
@@ -385,8 +387,10 @@ impl Volume {
                 self.progress_at = Instant::ZERO;
                 self.begin(now, session, conn_nonce);
             }
-            VolumeCommand::Enter { session, conn_nonce, role } => {
-                self.enter(now, session, conn_nonce, role);
+            VolumeCommand::Enter { session, conn_nonce, role, granule_bytes } => {
+                let VolumeConfig { size, rules, .. } = self.config;
+                let info = SessionInfo { session, conn_nonce, role, size, granule_bytes, rules };
+                self.enter(now, info);
             }
             VolumeCommand::Leave { session } => self.leave(session),
             VolumeCommand::DiscardHeld => {
@@ -466,7 +470,8 @@ impl Volume {
         self.out.report(VolumeReport::Prepared { session });
     }
 
-    fn enter(&mut self, now: Instant, session: Session, conn_nonce: ConnNonce, role: Role) {
+    fn enter(&mut self, now: Instant, info: SessionInfo) {
+        let SessionInfo { session, conn_nonce, role, .. } = info;
         let Phase::Comparing(compare) = &self.phase else {
             panic!("a session begins with a comparison, if only of nothing");
         };
@@ -476,12 +481,14 @@ impl Volume {
             return;
         }
         self.assert_quiet();
-        let VolumeConfig { size, rules, .. } = self.config;
+        assert!(
+            info.granule_bytes >= self.config.granule_bytes,
+            "W9: locks cover whole blocks of this node's direct I/O"
+        );
         assert!(
             role == Role::Orderer || self.carried.is_empty(),
             "D9: the target of a join has given its own unanswered writes up"
         );
-        let info = SessionInfo { session, conn_nonce, role, size, rules };
         self.phase = Phase::Active(Box::new(Mirror::new(info)));
         self.refusing = false;
         self.stuck_reported = false;

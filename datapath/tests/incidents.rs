@@ -21,6 +21,7 @@ fn serving() -> Volume {
     let mut volume = Volume::new(VolumeConfig {
         index: VolumeIndex(0),
         size: 1 << 20,
+        granule_bytes: 512,
         io_timeout: Duration::from_secs(2),
         rules: Rules::ALL_HOLD,
     });
@@ -31,7 +32,7 @@ fn serving() -> Volume {
     for command in [
         VolumeCommand::Prepare { session, role, rewrite: false },
         compare,
-        VolumeCommand::Enter { session, conn_nonce, role: Role::Orderer },
+        VolumeCommand::Enter { session, conn_nonce, role: Role::Orderer, granule_bytes: 512 },
     ] {
         volume.handle_command(Instant::ZERO, command);
         actions(&mut volume);

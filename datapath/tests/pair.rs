@@ -36,6 +36,7 @@ impl Side {
         let config = VolumeConfig {
             index: VolumeIndex(0),
             size: SIZE as u64,
+            granule_bytes: 512,
             io_timeout: Duration::from_secs(2),
             rules: Rules::ALL_HOLD,
         };
@@ -137,8 +138,8 @@ fn joined(scope: Scope) -> (Side, Side) {
     }
     run(&mut a, &mut b);
     for (side, role) in [(&mut a, Role::Orderer), (&mut b, Role::Follower)] {
-        let conn_nonce = NONCE;
-        side.command(VolumeCommand::Enter { session: SESSION, conn_nonce, role });
+        let (session, conn_nonce, granule_bytes) = (SESSION, NONCE, 512);
+        side.command(VolumeCommand::Enter { session, conn_nonce, role, granule_bytes });
         side.gate = Gate { serve_gen: 1, session: SESSION, read_until: Instant::NEVER };
     }
     run(&mut a, &mut b);
@@ -207,7 +208,8 @@ fn a_source_that_goes_on_comparing_loses_its_connection() {
     let range = ByteRange::new(0, 1 << 20).expect("a piece");
     let message = DataMessage::DigestRequest { id: 0, range };
     b.volume.handle_message(Instant::ZERO, Incoming { session, conn_nonce, message });
-    b.command(VolumeCommand::Enter { session, conn_nonce, role: Role::Follower });
+    let (role, granule_bytes) = (Role::Follower, 512);
+    b.command(VolumeCommand::Enter { session, conn_nonce, role, granule_bytes });
     b.turn(Instant::from_nanos(1));
     assert!(b.reports.iter().any(|report| matches!(report, VolumeReport::LinkLost { .. })));
     b.command(VolumeCommand::Leave { session });
@@ -315,8 +317,8 @@ fn a_session_that_is_left_is_left_quietly_and_holds_what_was_not_sent() {
     run(&mut a, &mut b);
     assert!(a.replies.is_empty());
     for (side, role) in [(&mut a, Role::Orderer), (&mut b, Role::Follower)] {
-        let conn_nonce = NONCE;
-        side.command(VolumeCommand::Enter { session: next, conn_nonce, role });
+        let (session, conn_nonce, granule_bytes) = (next, NONCE, 512);
+        side.command(VolumeCommand::Enter { session, conn_nonce, role, granule_bytes });
         side.gate = Gate { serve_gen: 3, session: next, read_until: Instant::NEVER };
     }
     run(&mut a, &mut b);

@@ -39,6 +39,7 @@ impl Bench {
         let config = VolumeConfig {
             index: VolumeIndex(0),
             size: SIZE,
+            granule_bytes: 512,
             io_timeout: IO_TIMEOUT,
             rules: Rules::ALL_HOLD,
         };
@@ -78,7 +79,11 @@ impl Bench {
     }
 
     fn enter(&mut self, session: Session, role: Role) {
-        self.command(VolumeCommand::Enter { session, conn_nonce: NONCE, role });
+        self.enter_with(session, role, 512);
+    }
+
+    fn enter_with(&mut self, session: Session, role: Role, granule_bytes: u32) {
+        self.command(VolumeCommand::Enter { session, conn_nonce: NONCE, role, granule_bytes });
         let serve_gen = self.gate.serve_gen + 1;
         self.gate = Gate { serve_gen, session, read_until: Instant::NEVER };
     }
@@ -213,6 +218,34 @@ fn the_orderer_keeps_the_range_until_both_have_the_write() {
         "{:?}",
         bench.sent
     );
+}
+
+/// As on a disk with blocks of 4096 bytes: a write of 512 of them reads and writes the others, too.
+#[test]
+fn writes_and_reads_that_share_a_granule_wait_for_each_other() {
+    let mut bench = Bench::idle();
+    bench.join(SESSION, SyncRole::Source);
+    bench.enter_with(SESSION, Role::Orderer, 4096);
+    bench.turn();
+    bench.ask(1, write(0, 1));
+    assert!(matches!(bench.sent.as_slice(), [DataMessage::Repl { seq: 1, .. }]));
+    bench.complete_it();
+    bench.ask(2, write(7, 2));
+    bench.ask(3, read(15, 1));
+    assert!(bench.is_silent(), "W9: each shares a granule with the one before");
+    bench.ask(4, write(16, 1));
+    assert!(matches!(bench.sent.as_slice(), [DataMessage::Repl { seq: 2, .. }]));
+    bench.hear(DataMessage::Ack(vec![1]));
+    assert_eq!(bench.replies, [(1, Completion::Done)]);
+    assert!(matches!(bench.sent.first(), Some(DataMessage::Repl { seq: 3, .. })));
+}
+
+#[test]
+#[should_panic(expected = "W9")]
+fn a_lock_unit_finer_than_the_blocks_of_this_node_is_a_defect() {
+    let mut bench = Bench::idle();
+    bench.join(SESSION, SyncRole::Target);
+    bench.enter_with(SESSION, Role::Follower, 256);
 }
 
 #[test]

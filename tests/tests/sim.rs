@@ -16,7 +16,7 @@ const NOTICED_WITHIN: u64 = 1000;
 const SOAK_SEEDS: u64 = 10_000;
 
 /// What must occur beside the faults, in a long run.
-const OCCURS: [(&str, &[&str]); 15] = [
+const OCCURS: [(&str, &[&str]); 16] = [
     ("all clients closed", &["HeldTooLong", "Stopping"]),
     ("client closed", &["NotServing", "WriteGivenUp"]),
     ("amnesia", &["BadSlots", "OlderThanRun", "PlaceLost", "Recorded", "Volume"]),
@@ -87,6 +87,7 @@ const OCCURS: [(&str, &[&str]); 15] = [
             "wrong image for a while",
         ],
     ),
+    ("lock unit", &["512", "4096"]),
     ("late message", &["between", "in a session"]),
     ("thread", &["busy"]),
     ("power", &["loses nothing", "loses writes"]),
@@ -270,6 +271,7 @@ each_rule! {
     ordered_before_apply_is_noticed: OrderedBeforeApply,
     lock_until_commit_is_noticed: LockUntilCommit,
     range_locked_is_noticed: RangeLocked,
+    granule_locked_is_noticed: GranuleLocked,
     read_committed_is_noticed: ReadCommitted,
     ack_from_both_is_noticed: AckFromBoth,
     zeroes_ordered_is_noticed: ZeroesOrdered,

@@ -269,6 +269,7 @@ fn start_volumes(pair: &PairConfig, backings: &[Arc<Backing>], common: &Common) 
             config: VolumeConfig {
                 index: VolumeIndex(u16::try_from(index).context("too many volumes")?),
                 size: volume.size,
+                granule_bytes: backing.granule_bytes(),
                 io_timeout: common.io_timeout,
                 rules: common.rules,
             },

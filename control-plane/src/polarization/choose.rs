@@ -5,6 +5,7 @@
 //! Invariants: I5, I11, I12, I13; P6 as far as a target is never a source.
 
 use base::ids::NodeName;
+use base::limits::{BLOCK_BYTES, GRANULE_BYTES_MAX};
 use base::rules::{Rule, Rules};
 use datapath::port::Scope;
 
@@ -105,10 +106,10 @@ fn volume_refusal(
              the same version of stretch"
         ));
     }
-    if x.granule_bytes != y.granule_bytes {
+    if [x, y].into_iter().any(|v| !is_lock_unit(v.granule_bytes)) {
         return Some(format!(
-            "volume {index} is locked in units of {} bytes at {a} and of {} bytes at {b}: both \
-             nodes need the same version of stretch",
+            "volume {index} is to be locked in units of {} bytes at {a} and of {} bytes at {b}: \
+             both nodes need the same version of stretch",
             x.granule_bytes, y.granule_bytes
         ));
     }
@@ -132,6 +133,11 @@ fn volume_refusal(
         return Some(strange(a, x.disk_id, b));
     }
     foreign(x, y).then(|| strange(b, y.disk_id, a))
+}
+
+/// Whether ranges can be locked in such units. Two nodes with different ones use the larger.
+fn is_lock_unit(bytes: u32) -> bool {
+    bytes.is_power_of_two() && (BLOCK_BYTES..=GRANULE_BYTES_MAX).contains(&u64::from(bytes))
 }
 
 /// Whether one copy descends from the other. A node that knows nothing of its own copy, or never

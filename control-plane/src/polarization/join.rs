@@ -284,10 +284,14 @@ impl Group {
 
     /// Puts a command to all volumes and waits for their answers.
     fn ask(&mut self, step: Step, command: &VolumeCommand) {
+        self.await_all(step);
+        self.tell_all(command);
+    }
+
+    fn await_all(&mut self, step: Step) {
         let all = self.all_volumes();
         self.set_step(step);
         self.join_mut().expect("a step of a join").awaiting = all;
-        self.tell_all(command);
     }
 
     fn set_step(&mut self, step: Step) {
@@ -614,7 +618,19 @@ impl Group {
             self.timers.set(Timer::Hold, now + self.timings().hold);
         }
         self.discarded = false;
-        self.ask(step, &VolumeCommand::Enter { session, conn_nonce, role });
+        let units = self.lock_units();
+        self.await_all(step);
+        for (volume, granule_bytes) in self.volume_indexes().zip(units) {
+            let enter = VolumeCommand::Enter { session, conn_nonce, role, granule_bytes };
+            self.tell(volume, enter);
+        }
+    }
+
+    /// W9: both nodes lock in the larger of their units.
+    fn lock_units(&self) -> Vec<u32> {
+        let Phase::Joining(join) = &self.phase else { panic!("a step of a join") };
+        let volumes = self.config.volumes.iter().zip(&join.peer.volumes);
+        volumes.map(|(own, peer)| own.granule_bytes.max(peer.granule_bytes)).collect()
     }
 
     /// The volumes are in the session on both nodes, or will be before they are asked for

@@ -3,7 +3,8 @@
 //!
 //! Owns: range locks, writes and reads in flight, their places.
 //! In: admitted requests, the peer's messages, completions. Out: actions in the outbox.
-//! Invariants: I9 a request is admitted while the gate is open. W1, W2, W4, D5 and P2 in `writes.rs`,
+//! Invariants: I9 a request is admitted while the gate is open. W9 locks cover whole blocks of the
+//! direct I/O of both nodes. W1, W2, W4, D5 and P2 in `writes.rs`,
 //! W3 in `reads.rs`, P1 in `flush.rs`.
 //! Faults assumed: any message may be missing because the connection ended; none is reordered,
 //! repeated or altered (TLS, and the frame sequence).
@@ -18,15 +19,16 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use base::ids::{ConnNonce, Session};
+use base::range::ByteRange;
 use base::request::{Operation, RequestId};
-use base::rules::Rules;
+use base::rules::{Rule, Rules};
 use base::time::Instant;
 use slab::Slab;
 
 use super::flush::Flushes;
 use super::late::{self, Work};
 use super::live::{LiveRead, LiveWrite, Origin, Owner};
-use super::ranges::RangeLocks;
+use super::ranges::{LockId, RangeLocks};
 use super::told::Told;
 use crate::gate::Gate;
 use crate::outbox::{IoUse, Outbox};
@@ -45,6 +47,8 @@ pub struct SessionInfo {
     pub role: Role,
     /// Size of the volume, in bytes.
     pub size: u64,
+    /// Unit of range locks that both nodes agreed on, in bytes.
+    pub granule_bytes: u32,
     /// Which rules hold.
     pub rules: Rules,
 }
@@ -155,6 +159,19 @@ impl Mirror {
                 out.submit(used_for, IoOperation::Prefetch { range });
             }
         }
+    }
+
+    /// Adds an entry to the lock queue: whole blocks of the direct I/O of both nodes (W9).
+    pub(super) fn enter_queue(
+        &mut self,
+        range: ByteRange,
+        exclusive: bool,
+        owner: Owner,
+    ) -> (LockId, bool) {
+        let granule_bytes = u64::from(self.info.granule_bytes);
+        let whole = range.round_out(granule_bytes);
+        let locked = if self.info.rules.hold(Rule::GranuleLocked) { whole } else { range };
+        self.locks.enter(locked, exclusive, owner)
     }
 
     /// This node's half of a flush is done.

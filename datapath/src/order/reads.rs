@@ -25,7 +25,7 @@ impl Mirror {
         out: &mut Outbox,
     ) {
         let slot = self.reads.vacant_key();
-        let (lock, granted) = self.locks.enter(range, false, Owner::Read(slot));
+        let (lock, granted) = self.enter_queue(range, false, Owner::Read(slot));
         let serve_gen = gate.serve_gen;
         self.work.begin(range.length());
         self.own_bytes += range.length();

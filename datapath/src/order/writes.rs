@@ -89,7 +89,7 @@ impl Mirror {
     /// The write waits for its turn on its range; at the orderer its turn is its place.
     pub(super) fn enter_lock(&mut self, slot: usize, out: &mut Outbox) {
         let range = self.writes[slot].write.range;
-        let (lock, granted) = self.locks.enter(range, true, Owner::Write(slot));
+        let (lock, granted) = self.enter_queue(range, true, Owner::Write(slot));
         self.writes[slot].lock = Some(lock);
         if granted || !self.info.rules.hold(Rule::RangeLocked) {
             self.write_granted(slot, out);

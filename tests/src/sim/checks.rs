@@ -176,6 +176,9 @@ impl World {
         if let VolumeCommand::Prepare { rewrite: true, .. } = command {
             self.coverage.count("compare", "own copy rewritten");
         }
+        if let VolumeCommand::Enter { granule_bytes, .. } = command {
+            self.coverage.count("lock unit", granule_bytes.to_string());
+        }
         let VolumeCommand::Compare { role, scope, .. } = command else { return };
         self.coverage.count("compare", format!("{role:?} {scope:?}"));
         match role {

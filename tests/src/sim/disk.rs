@@ -1,5 +1,7 @@
 //! A data disk with a volatile cache over durable sectors of 512 bytes.
 //!
+//! One with larger blocks writes whole blocks: of a block that changes in part the rest is what it
+//! held when the operation began, whatever was written there since.
 //! Faults assumed: at power loss any part of what was not flushed survives, sector by sector; an
 //! operation that was under way may have taken effect in part; a write or flush may fail; a failed
 //! flush loses part of the cache, and reads may go on to show what is lost, as a page cache does.
@@ -44,20 +46,23 @@ pub(super) struct DataDisk {
     /// Number of the oldest entry in `log`.
     log_start: u64,
     under_way: BTreeMap<IoId, UnderWay>,
+    /// Size of its blocks.
+    granule_bytes: u64,
     pub(super) faults: DiskFaults,
 }
 
-/// Two overlapping operations were under way together and one of them writes.
+/// Two operations on the same blocks were under way together and one of them writes (W9).
 pub(super) struct Overlap(pub(super) ByteRange);
 
 impl DataDisk {
-    pub(super) fn new(image: Vec<u8>) -> Self {
+    pub(super) fn new(image: Vec<u8>, granule_bytes: u64) -> Self {
         Self {
             durable: image.clone(),
             current: image,
             log: VecDeque::new(),
             log_start: 0,
             under_way: BTreeMap::new(),
+            granule_bytes,
             faults: DiskFaults::default(),
         }
     }
@@ -75,19 +80,21 @@ impl DataDisk {
     /// Another image at the same path; nothing of it is volatile.
     pub(super) fn replace(&mut self, image: Vec<u8>) {
         let faults = self.faults;
-        *self = Self::new(image);
+        *self = Self::new(image, self.granule_bytes);
         self.faults = faults;
     }
 
     pub(super) fn submit(&mut self, id: IoId, operation: IoOperation) -> Result<(), Overlap> {
         let changes =
             |op: &IoOperation| matches!(op, IoOperation::Write { .. } | IoOperation::Zero { .. });
-        let range = operation.range();
+        let operation = self.whole_blocks(operation);
+        let blocks = |op: &IoOperation| op.range().round_out(self.granule_bytes);
+        let range = blocks(&operation);
         // Reading ahead is a hint: what it returns goes nowhere.
         let hint = matches!(operation, IoOperation::Prefetch { .. });
         let clash = !hint
             && self.under_way.values().any(|other| {
-                other.operation.range().overlaps(range)
+                blocks(&other.operation).overlaps(range)
                     && !matches!(other.operation, IoOperation::Prefetch { .. })
                     && (changes(&operation) || changes(&other.operation))
             });
@@ -95,6 +102,26 @@ impl DataDisk {
         let before = self.under_way.insert(id, UnderWay { operation, covers });
         assert!(before.is_none(), "an I/O id is used once");
         if clash { Err(Overlap(range)) } else { Ok(()) }
+    }
+
+    /// The operation as the disk carries it out.
+    fn whole_blocks(&self, operation: IoOperation) -> IoOperation {
+        let (range, data, durable) = match &operation {
+            IoOperation::Write { range, data, durable } => (*range, Some(data), *durable),
+            IoOperation::Zero { range, durable, .. } => (*range, None, *durable),
+            IoOperation::Read { .. } | IoOperation::Flush | IoOperation::Prefetch { .. } => {
+                return operation;
+            }
+        };
+        let whole = range.round_out(self.granule_bytes);
+        if whole == range {
+            return operation;
+        }
+        let mut blocks = self.current[bounds(whole)].to_vec();
+        let inside =
+            ByteRange::between(range.offset() - whole.offset(), range.end() - whole.offset());
+        put(&mut blocks, inside, data.map(|data| &data[..]));
+        IoOperation::Write { range: whole, data: blocks.into(), durable }
     }
 
     /// The operation takes effect and ends. `None` if it is not under way.

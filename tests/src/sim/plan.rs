@@ -1,7 +1,7 @@
 //! What a seed decides before the run begins.
 
 use base::ids::{ConnNonce, DiskId, Generation, MachineId, NodeName, PairId, VolumeId};
-use base::limits::{BLOCK_BYTES, Timers};
+use base::limits::{BLOCK_BYTES, GRANULE_BYTES_MAX, Timers};
 use base::range::ByteRange;
 use base::rules::Rules;
 use base::time::Duration;
@@ -54,6 +54,8 @@ pub(super) struct Plan {
 pub(super) struct VolumePlan {
     pub(super) id: VolumeId,
     pub(super) disks: [DiskId; 2],
+    /// Size of the blocks of each node's disk, in bytes.
+    pub(super) granules: [u32; 2],
     pub(super) work: Workload,
 }
 
@@ -102,7 +104,7 @@ impl Plan {
             id: volume.id,
             size: volume.work.size,
             path: format!("{}/vol{index}.img", Self::name(side)),
-            granule_bytes: 512,
+            granule_bytes: volume.granules[side],
             trim_zeroes: true,
         });
         GroupConfig {
@@ -197,7 +199,16 @@ impl VolumePlan {
         let start = rng.random_range(0..=(size - hot) / BLOCK_BYTES) * BLOCK_BYTES;
         let work =
             Workload { size, hot: ByteRange::between(start, start + hot), large: size > 1 << 20 };
-        Self { id: VolumeId(bytes(rng)), disks: [DiskId(bytes(rng)), DiskId(bytes(rng))], work }
+        let (id, disks) = (VolumeId(bytes(rng)), [DiskId(bytes(rng)), DiskId(bytes(rng))]);
+        // Direct I/O needs a volume of whole blocks.
+        let coarse = size.is_multiple_of(GRANULE_BYTES_MAX);
+        let granules = match rng.random_range(0..6) {
+            0 if coarse => [4096, 4096],
+            1 if coarse => [4096, 512],
+            2 if coarse => [512, 4096],
+            _ => [512, 512],
+        };
+        Self { id, disks, granules, work }
     }
 }
 

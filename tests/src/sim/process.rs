@@ -176,6 +176,7 @@ impl VolumeThread {
         let config = VolumeConfig {
             index: VolumeIndex(index as u16),
             size: config.volumes[index].size,
+            granule_bytes: config.volumes[index].granule_bytes,
             io_timeout: config.timers.io_timeout,
             rules: config.rules,
         };

@@ -349,11 +349,12 @@ fn new_node(plan: &mut Plan, side: Side, images: &[Vec<u8>]) -> Node {
     let machine_id = MachineId(bytes(&mut plan.rng));
     let boot_id = BootId(bytes(&mut plan.rng));
     let (record, volumes) = plan.initial(side, machine_id);
+    let granules = plan.volumes.iter().map(|volume| u64::from(volume.granules[side]));
     let empty = images.iter().map(|image| image.iter().all(|byte| *byte == 0)).collect();
     Node {
         machine: Machine { boot_id, machine_id, run_record_seq: None, empty },
         medium: Medium::fresh(&record, &volumes),
-        disks: images.iter().map(|image| DataDisk::new(image.clone())).collect(),
+        disks: images.iter().zip(granules).map(|(i, g)| DataDisk::new(i.clone(), g)).collect(),
         life: 0,
         process: None,
         frozen: false,

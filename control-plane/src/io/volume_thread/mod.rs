@@ -469,6 +469,7 @@ mod tests {
         let config = VolumeConfig {
             index: VolumeIndex(0),
             size: backing.size(),
+            granule_bytes: backing.granule_bytes(),
             io_timeout: Duration::from_secs(2),
             rules: base::rules::Rules::ALL_HOLD,
         };

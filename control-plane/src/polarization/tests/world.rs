@@ -31,6 +31,8 @@ use crate::wire::ControlMessage;
 
 pub(super) const A: usize = 0;
 pub(super) const B: usize = 1;
+/// Units of the nodes' direct I/O.
+const GRANULES: [u32; 2] = [512, 4096];
 
 /// What survives a crash of the machine, and the cache that does not.
 #[derive(Clone, Debug)]
@@ -255,7 +257,7 @@ impl World {
             id: v.header.volume_id,
             size: v.header.size,
             path: v.path.clone(),
-            granule_bytes: 512,
+            granule_bytes: GRANULES[node],
             trim_zeroes: true,
         });
         let config = GroupConfig {
@@ -554,7 +556,8 @@ impl World {
                     reports.push(VolumeReport::Compared { session, copied_bytes: 0 });
                 }
             }
-            VolumeCommand::Enter { session, role, .. } => {
+            VolumeCommand::Enter { session, role, granule_bytes, .. } => {
+                assert_eq!(granule_bytes, GRANULES[0].max(GRANULES[1]), "W9: the larger at both");
                 assert!(!serving, "a volume enters before the gate opens");
                 fake.comparing = None;
                 fake.session = Some((session, role));
