@@ -451,7 +451,14 @@ impl Group {
     }
 
     fn on_heartbeat(&mut self, now: Instant, beat: Heartbeat) {
-        self.peer_report = Some(PeerReport { at: now, beat });
+        let before = self.peer_report.replace(PeerReport { at: now, beat });
+        if beat.io_failed != before.is_some_and(|report| report.beat.io_failed)
+            && matches!(self.phase, Phase::Idle)
+            && let Some(failure) = &self.failure
+        {
+            let (cause, advice) = self.failure_texts(failure);
+            self.explain(cause, &advice);
+        }
         if let Some(link) = &mut self.link {
             let known = *link.peer_incarnation.get_or_insert(beat.incarnation);
             if known != beat.incarnation {

@@ -192,10 +192,23 @@ impl Group {
 
     pub(super) fn failure_texts(&self, failure: &Failure) -> (String, String) {
         let Self { config, .. } = self;
+        let cause = format!("a disk of node {} failed: {}", config.node, failure.text);
+        if self.peer_report.is_some_and(|report| report.beat.io_failed) {
+            return (
+                format!("{cause}; a disk of node {} failed, too; nobody serves", config.peer),
+                format!(
+                    "free space or mend the disks of both nodes {} and {}; they try again every \
+                     {} s, and the copy that lost least is then copied to the other",
+                    config.node,
+                    config.peer,
+                    RETRY_AFTER.as_secs()
+                ),
+            );
+        }
         let cause = format!(
-            "a disk of node {} failed: {}; nothing was acknowledged that is not on the copy of \
-             {}, which is intact",
-            config.node, failure.text, config.peer
+            "{cause}; nothing was acknowledged that is not on the copy of {}{}",
+            config.peer,
+            if self.peer_report.is_some() { ", which is intact" } else { "" }
         );
         let advice = format!(
             "free space or mend the disk of node {}; it tries again every {} s and is then made \

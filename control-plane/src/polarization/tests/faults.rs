@@ -240,6 +240,20 @@ fn a_failed_disk_is_recorded_then_told_and_mended_from_the_other_node() {
 }
 
 #[test]
+fn no_copy_is_called_intact_whose_node_says_that_its_disk_failed() {
+    let mut world = World::active(1);
+    fail_disk(&mut world, A);
+    fail_disk(&mut world, B);
+    world.run();
+    world.pass(SECOND * 2);
+    for node in [A, B] {
+        let GroupView { cause, advice, .. } = world.view(node);
+        assert!(!cause.contains("intact") && cause.contains("failed, too"), "{cause}");
+        assert!(advice.contains("both nodes") && cause.contains("vol.img"), "{cause}: {advice}");
+    }
+}
+
+#[test]
 fn a_disk_that_goes_on_failing_is_tried_at_intervals() {
     let mut world = World::active(1);
     fail_disk(&mut world, B);
