@@ -27,13 +27,30 @@ fn a_clean_stop_of_both_loses_nothing_and_the_next_start_copies_nothing() {
         let took = began.elapsed();
         assert!(took <= WARM_LIMIT, "active only after {took:?}");
         for node in [&pair.a, &pair.b] {
-            let status = node.status().expect("it answers");
-            assert_eq!(status["volumes"][0]["resync"], serde_json::Value::Null);
+            let why = last_activation(&pair, node.name);
+            assert!(why.ends_with("nothing was compared"), "{}: {why}", node.name);
         }
+        // After a kill it is different.
+        pair.b.kill();
+        pair.b.start();
+        assert!(pair.b.wait_state("active-active", Duration::from_secs(30)));
+        pair.wait_active();
+        let why = last_activation(&pair, "a");
+        assert!(why.contains(&format!("compared {SIZE} bytes, copied ")), "a: {why}");
         let running = start_after(config.clone(), history);
         assert!(running.wait_for_progress(0, 500, Duration::from_secs(10)));
         pair.close(&config, running.stop());
     });
+}
+
+/// Why a node became active the last time, in its decision log.
+fn last_activation(pair: &Pair, node: &str) -> String {
+    let path = pair.folder().join(node).join("events.jsonl");
+    let events = std::fs::read_to_string(path).expect("a decision log");
+    let events = events.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+    let active: Option<serde_json::Value> =
+        events.filter(|event: &serde_json::Value| event["to"] == "active-active").last();
+    active.expect("it was active")["why"].as_str().expect("a text").to_owned()
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub(super) struct Join {
     pub(super) session: Session,
     pub(super) role: SyncRole,
     pub(super) began: Instant,
-    scope: Scope,
+    pub(super) scope: Scope,
     /// The source's own disk failed: its copy is written over itself first (D10).
     rewrite: bool,
     seed: u64,
@@ -637,6 +637,7 @@ impl Group {
     /// anything: hosts may be served.
     fn become_active(&mut self, now: Instant, role: Role) {
         let session = self.session();
+        let compared = self.compared_text();
         self.phase = Phase::Active { session, role, freeze: None };
         self.explain(String::new(), "");
         self.left_why.clear();
@@ -647,7 +648,8 @@ impl Group {
             Role::Orderer => "orderer",
             Role::Follower => "follower",
         };
-        self.transition(State::Active, &format!("both nodes are in session {session}; {part}"));
+        let why = format!("both nodes are in session {session}; {part}; {compared}");
+        self.transition(State::Active, &why);
         self.open_gate(session);
         tracing::debug!(?now, "gate open");
     }

@@ -2,7 +2,7 @@
 
 use base::ids::{NodeName, Session};
 use base::time::Instant;
-use datapath::port::{Progress, Role, SyncRole};
+use datapath::port::{Progress, Role, Scope, SyncRole};
 
 use super::durable::{Failure, RETRY_AFTER};
 use super::group::{Group, Phase, Situation};
@@ -218,5 +218,22 @@ impl Group {
             config.peer
         );
         (cause, advice)
+    }
+
+    /// What the join that ends had to do; the source alone counts all of it.
+    pub(super) fn compared_text(&self) -> String {
+        let Phase::Joining(join) = &self.phase else { panic!("a session begins with a join") };
+        let done: u64 = self.progress.iter().map(|progress| progress.done_bytes).sum();
+        let copied: u64 = self.progress.iter().map(|progress| progress.copied_bytes).sum();
+        match (join.scope, join.role) {
+            (Scope::Nothing, _) => "nothing was compared".to_owned(),
+            (Scope::Everything, SyncRole::Source) => {
+                format!("compared {done} bytes, copied {copied}")
+            }
+            (Scope::Rewrite, SyncRole::Source) => format!("copied all {copied} bytes"),
+            (Scope::Everything | Scope::Rewrite, SyncRole::Target) => {
+                "made equal to its source".to_owned()
+            }
+        }
     }
 }
