@@ -3,6 +3,7 @@
 //!
 //! Not here: attached clients (`volume_thread`), deciding (`group_thread`).
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -73,7 +74,7 @@ pub async fn run(parts: Parts, ready: std::sync::mpsc::Sender<io::Result<()>>) {
         parts;
     let (admin_listen, metrics_listen, mut stop) =
         (parts.admin_listen, parts.metrics_listen, parts.stop);
-    let (sink, mut attached) = mpsc::channel(ATTACHED_MAX);
+    let (sink, attached) = mpsc::channel(ATTACHED_MAX);
     let address = nbd.address;
     let listening = async {
         let nbd =
@@ -95,11 +96,6 @@ pub async fn run(parts: Parts, ready: std::sync::mpsc::Sender<io::Result<()>>) {
         }
     };
     let _ = ready.send(Ok(()));
-    let forward = async {
-        while let Some(client) = attached.recv().await {
-            forward(&volumes, client).await;
-        }
-    };
     let serve_admin = async {
         match admin_port {
             Some(listener) => {
@@ -121,7 +117,7 @@ pub async fn run(parts: Parts, ready: std::sync::mpsc::Sender<io::Result<()>>) {
     let measure = measure(metrics, measured, admin.status.clone(), names);
     tokio::select! {
         () = nbd.run() => {}
-        () = forward => {}
+        () = forward(&volumes, attached) => {}
         _ = admin_server::serve_unix(unix, admin.clone()) => {}
         () = serve_admin => {}
         () = serve_metrics => {}
@@ -139,17 +135,31 @@ fn listen(what: &str, address: Option<SocketAddr>) -> io::Result<Option<tokio::n
     tcp::listen(address).map(Some).map_err(|error| named(what, address, &error))
 }
 
-/// Hands a client to its volume's thread, as soon as that has room for it.
-pub(super) async fn forward(volumes: &[FrontVolume], client: Attached) {
-    let export = &client.terms.export.name;
-    let Some(volume) = volumes.iter().find(|volume| volume.name == *export) else {
-        warn!(%export, "a client attached to an export that is not a volume");
-        return;
-    };
-    let mut client = Box::new(client);
-    while let Err(back) = volume.arrivals.send(client) {
-        client = back;
-        tokio::time::sleep(ARRIVALS_RETRY).await;
+/// Hands each client to its volume's thread, as soon as that has room for it. One that has none
+/// keeps nobody else's clients waiting; who waits has a place under the cap of all clients.
+pub(super) async fn forward(volumes: &[FrontVolume], mut attached: mpsc::Receiver<Attached>) {
+    let mut waiting: Vec<VecDeque<Box<Attached>>> =
+        volumes.iter().map(|_| VecDeque::new()).collect();
+    loop {
+        tokio::select! {
+            client = attached.recv() => {
+                let Some(client) = client else { return };
+                let export = &client.terms.export.name;
+                match volumes.iter().position(|volume| volume.name == *export) {
+                    Some(index) => waiting[index].push_back(Box::new(client)),
+                    None => warn!(%export, "a client attached to an export that is not a volume"),
+                }
+            }
+            () = tokio::time::sleep(ARRIVALS_RETRY), if waiting.iter().any(|w| !w.is_empty()) => {}
+        }
+        for (volume, waiting) in volumes.iter().zip(&mut waiting) {
+            while let Some(client) = waiting.pop_front() {
+                if let Err(back) = volume.arrivals.send(client) {
+                    waiting.push_front(back);
+                    break;
+                }
+            }
+        }
     }
 }
 

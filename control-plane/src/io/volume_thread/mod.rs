@@ -451,6 +451,7 @@ fn watch(epoll: &std::os::fd::OwnedFd, fd: BorrowedFd<'_>, token: u64) -> io::Re
 mod tests {
     use std::os::unix::fs::MetadataExt;
 
+    use base::ids::VolumeName;
     use base::range::ByteRange;
     use datapath::io::backing::{Backing, Direct};
     use datapath::storage::{IoId, IoOperation};
@@ -495,22 +496,30 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_clients_takes_no_place_of_a_letter() {
+    fn a_flood_of_clients_takes_no_place_of_a_letter_and_none_of_another_volume() {
         let (mail, letters, arrivals) = Mail::new().expect("descriptors");
-        let volume = FrontVolume { name: hosts::NAME.parse().expect("a name"), arrivals };
-        let (attached, _hosts) = hosts::attached(ARRIVALS_MAX + 1);
+        let (other_mail, _, other_arrivals) = Mail::new().expect("descriptors");
+        let other = "other".parse::<VolumeName>().expect("a name");
+        let volumes = [
+            FrontVolume { name: hosts::NAME.parse().expect("a name"), arrivals },
+            FrontVolume { name: other.clone(), arrivals: other_arrivals },
+        ];
+        let (mut attached, _hosts) = hosts::attached(ARRIVALS_MAX + 2);
+        attached.last_mut().expect("it is there").terms.export.name = other;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         runtime.expect("a runtime").block_on(async {
-            let volumes = [volume];
-            let flood = async {
-                for client in attached {
-                    forward(&volumes, client).await;
+            let (sink, queue) = mpsc::channel(attached.len());
+            for client in attached {
+                assert!(sink.try_send(client).is_ok(), "there is room for all");
+            }
+            let arrives = async {
+                while !other_mail.arrivals.has_mail() {
+                    tokio::task::yield_now().await;
                 }
             };
             tokio::select! {
-                biased;
-                () = flood => panic!("the front thread waits"),
-                () = tokio::task::yield_now() => {}
+                () = forward(&volumes, queue) => panic!("clients still come"),
+                () = arrives => {}
             }
         });
         for _ in 0..LETTERS_MAX {
