@@ -12,6 +12,8 @@ pub const PAGE_BYTES: usize = 4096;
 pub const REGION_BYTES: u64 = 1 << 20;
 /// Largest NBD payload, in bytes (NBD proto: "Block size constraints").
 pub const REQUEST_BYTES_MAX: u32 = 32 << 20;
+/// The whole blocks that a largest request touches, in bytes.
+pub const WHOLE_BLOCKS_BYTES_MAX: u64 = REQUEST_BYTES_MAX as u64 + GRANULE_BYTES_MAX;
 /// Requests of one client that are taken before their replies, at most.
 pub const CLIENT_REQUESTS_MAX: usize = 256;
 /// Payload bytes of one client's requests in flight, at most (one largest request always fits).

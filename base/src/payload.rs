@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::limits::{PAGE_BYTES, REQUEST_BYTES_MAX};
+use crate::limits::{PAGE_BYTES, WHOLE_BLOCKS_BYTES_MAX};
 
 /// A payload being received: room for exactly `length` bytes whose first byte lies on a page
 /// boundary, so that it can be written with direct I/O as it is.
@@ -13,11 +13,11 @@ pub struct PayloadBuf {
 }
 
 impl PayloadBuf {
-    /// Room for `length` bytes. Panics above the largest request: callers check what a client or
-    /// peer asks for before they allocate.
+    /// Room for `length` bytes. Panics above the largest request in whole blocks: callers check what
+    /// a client or peer asks for before they allocate.
     pub fn with_length(length: usize) -> Self {
         assert!(
-            length <= REQUEST_BYTES_MAX as usize,
+            length <= WHOLE_BLOCKS_BYTES_MAX as usize,
             "a payload is checked before it is allocated"
         );
         let mut bytes = BytesMut::with_capacity(length + PAGE_BYTES);

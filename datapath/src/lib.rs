@@ -24,6 +24,7 @@ pub mod io {
     mod inline;
     mod job;
     pub mod memory;
+    mod patch;
     mod pool;
     mod ring;
     mod store;

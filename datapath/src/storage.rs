@@ -9,7 +9,8 @@ use bytes::Bytes;
 pub struct IoId(pub u64);
 
 /// One operation on the backing store. Operations that are under way together may take effect in
-/// any order: the core never has two overlapping ones under way if either of them writes.
+/// any order: the core never has two under way that overlap, or share a block of the store's direct
+/// I/O, if either of them writes (W9).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum IoOperation {
     /// Read the range.

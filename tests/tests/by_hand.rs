@@ -1,5 +1,5 @@
 //! A pair set up by hand, as docs/OPERATIONS.md says: two network namespaces joined by a veth pair,
-//! two volumes of different size, one of them on a loop device at b.
+//! two volumes of different size, one of them on a loop device at b, which has blocks of 4096 bytes.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -101,7 +101,8 @@ fn certificates(site: &Site) {
 fn device(folder: &Path) -> String {
     let file = folder.join("device");
     File::create(&file).and_then(|f| f.set_len(LARGE + (1 << 20))).expect("made");
-    run("losetup", &["-f", "--show", file.to_str().expect("plain")]).trim().to_owned()
+    let file = file.to_str().expect("plain");
+    run("losetup", &["-f", "--show", "--sector-size", "4096", file]).trim().to_owned()
 }
 
 #[test]
@@ -136,10 +137,15 @@ fn a_pair_made_by_hand_in_two_networks_with_a_device_at_b() {
             serde_json::from_str(&sites[0].stretch(&status)).expect("JSON");
         assert_eq!(status["node"], "b");
         assert_eq!(status["volumes"][1]["size"], LARGE);
-        for (volume, node, offset) in [("small", 0, "1M"), ("large", 1, "3M")] {
+        let log = fs::read_to_string(sites[1].path("b.log")).expect("the log");
+        assert!(log.contains("block device, direct I/O in blocks of 4096 bytes"), "{log}");
+        // The last one begins and ends inside blocks of the device.
+        for (volume, node, place) in
+            [("small", 0, "1M 1M"), ("large", 1, "3M 1M"), ("large", 0, "3584 1024")]
+        {
             let uri = |node: usize| format!("nbd://{}:10809/{volume}", NODES[node].2);
-            let write = format!("write -P 0x77 {offset} 1M");
-            let read = format!("read -P 0x77 {offset} 1M");
+            let write = format!("write -P 0x77 {place}");
+            let read = format!("read -P 0x77 {place}");
             for (node, command) in [(node, write), (1 - node, read)] {
                 let arguments = ["netns", "exec", NODES[node].1, "qemu-io", "-f", "raw", "-c"];
                 let told = run("ip", &[&arguments[..], &[&command, &uri(node)]].concat());

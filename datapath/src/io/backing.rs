@@ -15,7 +15,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base::limits::{BLOCK_BYTES, PAGE_BYTES};
+use base::limits::{BLOCK_BYTES, GRANULE_BYTES_MAX, PAGE_BYTES};
 use base::payload::PayloadBuf;
 use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, SeekFrom, StatxFlags};
 use rustix::io::Errno;
@@ -28,13 +28,14 @@ pub const DEVICE_TAIL_BYTES: u64 = 1 << 20;
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 /// And of FUSE.
 const FUSE_MAGIC: u64 = 0x6573_5546;
-/// The coarsest granule with which direct I/O is used: the unit of range locks.
-const GRANULE_MAX: u32 = BLOCK_BYTES as u32;
+/// The finest and the coarsest blocks in which direct I/O is used.
+const GRANULE_MIN: u32 = BLOCK_BYTES as u32;
+const GRANULE_MAX: u32 = GRANULE_BYTES_MAX as u32;
 
 /// Whether the page cache is passed by (configuration key `direct`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Direct {
-    /// Where it is possible in blocks of 512 bytes.
+    /// Where it is possible in blocks of at most 4096 bytes.
     Auto,
     /// Or the volume is not opened.
     On,
@@ -99,7 +100,7 @@ pub enum BackingError {
         path: PathBuf,
     },
     /// `direct = "on"` cannot be had.
-    #[error("{path} cannot do direct I/O in blocks of 512 bytes ({why}); use direct = \"auto\"")]
+    #[error("{path} cannot be used with direct I/O ({why}); use direct = \"auto\"")]
     NotDirect {
         /// The file or device.
         path: PathBuf,
@@ -153,12 +154,15 @@ impl Backing {
             fd,
             size,
             direct: outcome.direct.is_ok(),
+            block_bytes: outcome.direct.map_or(1, |()| u64::from(outcome.granule_bytes)),
             memory_align: outcome.memory_align,
             tmpfs,
             able,
         };
-        // Otherwise the lock unit would have to be coarser (PROTOCOL 2.6).
-        assert!(outcome.granule_bytes <= GRANULE_MAX, "a coarse granule is never used directly");
+        assert!(
+            (GRANULE_MIN..=GRANULE_MAX).contains(&outcome.granule_bytes),
+            "the peer can lock in such units"
+        );
         Ok(Self {
             store: Arc::new(store),
             path: path.to_owned(),
@@ -196,7 +200,7 @@ impl Backing {
     }
 
     /// Two writes that do not overlap but share such a unit may not be under way together: the
-    /// least lock unit (PROTOCOL 2.6).
+    /// least lock unit (W9).
     pub fn granule_bytes(&self) -> u32 {
         self.granule_bytes
     }
@@ -270,7 +274,7 @@ struct DirectOutcome {
 
 impl DirectOutcome {
     fn buffered(why: &'static str) -> Self {
-        Self { direct: Err(why), granule_bytes: GRANULE_MAX, memory_align: 1 }
+        Self { direct: Err(why), granule_bytes: GRANULE_MIN, memory_align: 1 }
     }
 
     fn words(&self) -> String {
@@ -281,8 +285,8 @@ impl DirectOutcome {
     }
 }
 
-/// Direct I/O is used only in blocks of 512 bytes: with a coarser granule every smaller write
-/// would have to be a read, a change and a write, which the page cache does better.
+/// Direct I/O is used in the blocks that the place asks for, up to those of 4Kn disks: what does not
+/// cover whole ones is read, changed and written (`patch`), under locks of whole blocks (W9).
 fn decide_direct(fd: BorrowedFd<'_>, size: u64, tmpfs: bool, direct: Direct) -> DirectOutcome {
     if direct == Direct::Off {
         return DirectOutcome::buffered("as configured");
@@ -290,24 +294,35 @@ fn decide_direct(fd: BorrowedFd<'_>, size: u64, tmpfs: bool, direct: Direct) -> 
     if tmpfs {
         return DirectOutcome::buffered("tmpfs is memory");
     }
-    let (granule_bytes, memory_align) = match direct_alignment(fd) {
+    let (granules, memory_align) = match direct_alignment(fd) {
         Alignment::None => return DirectOutcome::buffered("the file system has no direct I/O"),
-        Alignment::Granule { bytes, .. } if bytes > GRANULE_MAX => {
-            return DirectOutcome::buffered("direct I/O here needs blocks larger than 512 bytes");
+        Alignment::Granule { bytes, .. } if bytes > GRANULE_MAX || !bytes.is_power_of_two() => {
+            return DirectOutcome::buffered("direct I/O here needs blocks larger than 4096 bytes");
         }
-        Alignment::Granule { memory, .. } => (GRANULE_MAX, memory),
+        Alignment::Granule { bytes, memory } => {
+            let granule_bytes = bytes.max(GRANULE_MIN);
+            (granule_bytes..=granule_bytes, memory)
+        }
+        // Payloads are page-aligned.
+        Alignment::Unknown => (GRANULE_MIN..=GRANULE_MAX, PAGE_BYTES),
     };
+    if !size.is_multiple_of(u64::from(*granules.start())) {
+        return DirectOutcome::buffered("the volume does not end with a block of direct I/O");
+    }
     let Ok(flags) = rustix::fs::fcntl_getfl(fd) else {
         return DirectOutcome::buffered("the descriptor's flags cannot be read");
     };
     if rustix::fs::fcntl_setfl(fd, flags | OFlags::DIRECT).is_err() {
         return DirectOutcome::buffered("the file system has no direct I/O");
     }
-    if !direct_read_works(fd, size) {
-        let _ = rustix::fs::fcntl_setfl(fd, flags);
-        return DirectOutcome::buffered("a trial read of one block failed");
+    let works = |bytes: &u32| granules.contains(bytes) && direct_read_works(fd, size, *bytes);
+    match [512, 1024, 2048, 4096].into_iter().find(works) {
+        Some(granule_bytes) => DirectOutcome { direct: Ok(()), granule_bytes, memory_align },
+        None => {
+            let _ = rustix::fs::fcntl_setfl(fd, flags);
+            DirectOutcome::buffered("a trial read of one block failed")
+        }
     }
-    DirectOutcome { direct: Ok(()), granule_bytes, memory_align }
 }
 
 /// What the kernel says about direct I/O.
@@ -316,6 +331,8 @@ enum Alignment {
     None,
     /// It goes in blocks of so many bytes, from and to memory aligned so.
     Granule { bytes: u32, memory: usize },
+    /// Only a trial tells: a file before Linux 6.1.
+    Unknown,
 }
 
 fn direct_alignment(fd: BorrowedFd<'_>) -> Alignment {
@@ -329,19 +346,20 @@ fn direct_alignment(fd: BorrowedFd<'_>) -> Alignment {
                 bytes => Alignment::Granule { bytes, memory: stat.stx_dio_mem_align as usize },
             }
         }
-        // Before Linux 6.1 only a trial tells; payloads are page-aligned anyway.
-        _ => Alignment::Granule { bytes: GRANULE_MAX, memory: PAGE_BYTES },
+        _ => Alignment::Unknown,
     }
 }
 
-fn direct_read_works(fd: BorrowedFd<'_>, size: u64) -> bool {
-    if size < 2 * BLOCK_BYTES {
+/// Whether one such block of a volume of whole ones can be read: the second one, where no larger
+/// block begins.
+fn direct_read_works(fd: BorrowedFd<'_>, size: u64, granule_bytes: u32) -> bool {
+    let length = u64::from(granule_bytes);
+    if size < 2 * length || !size.is_multiple_of(length) {
         return false;
     }
-    let mut block = PayloadBuf::with_length(BLOCK_BYTES as usize);
-    // The second block: a granule of 4096 bytes does not begin there.
-    let read = block.fill_with(|space| rustix::io::pread(fd, space, BLOCK_BYTES));
-    read.is_ok_and(|count| count == BLOCK_BYTES as usize)
+    let mut block = PayloadBuf::with_length(granule_bytes as usize);
+    let read = block.fill_with(|space| rustix::io::pread(fd, space, length));
+    read.is_ok_and(|count| count == granule_bytes as usize)
 }
 
 /// Learns whether holes can be made, without touching the volume.

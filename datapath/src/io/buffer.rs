@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 use std::slice;
 use std::sync::Arc;
 
-use base::limits::{PAGE_BYTES, REQUEST_BYTES_MAX};
+use base::limits::{PAGE_BYTES, WHOLE_BLOCKS_BYTES_MAX};
 use bytes::Bytes;
 use crossbeam::queue::ArrayQueue;
 
@@ -44,9 +44,12 @@ impl BufferPool {
         Arc::new(Self { classes })
     }
 
-    /// Room for a read of `length` bytes, which is at most the largest request.
+    /// Room for a read of `length` bytes, which is at most the largest request in whole blocks.
     pub(super) fn take(self: &Arc<Self>, length: usize) -> ReadBuffer {
-        assert!(0 < length && length <= REQUEST_BYTES_MAX as usize, "a read has a checked length");
+        assert!(
+            0 < length && length <= WHOLE_BLOCKS_BYTES_MAX as usize,
+            "a read has a checked length"
+        );
         let capacity = length.next_power_of_two().max(PAGE_BYTES);
         let kept = self.class(capacity).and_then(ArrayQueue::pop);
         let block = kept.unwrap_or_else(|| Block::new(capacity));

@@ -1,10 +1,13 @@
 //! One operation as a row of system calls: what to call next, and what the answer means. The
 //! engines only carry the calls, so short transfers, retries and fallbacks are the same in all.
 //!
+//! Direct I/O takes whole blocks. A read that is none reads more and shows its part; a write reads
+//! the rest of its first and last block (`patch`); a zeroing is up to three steps one after the other.
 //! Owns: the memory of one operation from its submission to its completion.
 //! Faults assumed: calls that do less than asked, are interrupted, or are not supported.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::sync::Arc;
 
 use base::limits::{BLOCK_BYTES, PAGE_BYTES};
@@ -15,6 +18,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use super::buffer::{BufferPool, ReadBuffer};
+use super::patch::{Parts, Patch};
 use super::store::{Ability, Store};
 use crate::storage::{IoDone, IoFault, IoId, IoOperation};
 
@@ -55,6 +59,8 @@ pub(super) struct Job {
     store: Arc<Store>,
     range: ByteRange,
     work: Work,
+    /// The steps after this one, the last one first.
+    steps: Vec<(ByteRange, Work)>,
     /// An fdatasync follows.
     sync_after: bool,
     retries: u32,
@@ -62,9 +68,26 @@ pub(super) struct Job {
 
 #[derive(Debug)]
 enum Work {
-    Read { buffer: ReadBuffer },
-    Write { data: Bytes, written: usize, dsync: bool },
-    Zero { done: u64, piece: Piece, allocate: bool },
+    /// Of what is read only a part may be wanted.
+    Read {
+        buffer: ReadBuffer,
+        part: Option<Range<usize>>,
+    },
+    /// Reads what a write needs to be one of whole blocks.
+    Patch {
+        patch: Patch,
+        dsync: bool,
+    },
+    Write {
+        data: Bytes,
+        written: usize,
+        dsync: bool,
+    },
+    Zero {
+        done: u64,
+        piece: Piece,
+        allocate: bool,
+    },
     ReadAhead,
     Sync,
 }
@@ -88,38 +111,50 @@ impl Job {
         store: &Arc<Store>,
         pool: &Arc<BufferPool>,
     ) -> Option<Self> {
-        let range = operation.range();
+        let mut range = operation.range();
         assert!(range.end() <= store.size, "an operation stays inside the volume: {range:?}");
         let is_flush = matches!(operation, IoOperation::Flush);
         if range.is_empty() && !is_flush {
             return None;
         }
         let mut sync_after = false;
+        let mut steps = Vec::new();
         let work = match operation {
-            IoOperation::Read { range } => {
+            IoOperation::Read { .. } => {
+                let wanted = range;
+                range = wanted.round_out(store.block_bytes);
                 let length = usize::try_from(range.length()).expect("a read fits memory");
-                Work::Read { buffer: pool.take(length) }
+                let start = (wanted.offset() - range.offset()) as usize;
+                let part = (wanted != range).then(|| start..start + wanted.length() as usize);
+                Work::Read { buffer: pool.take(length), part }
             }
             IoOperation::Write { range, data, durable } => {
                 assert_eq!(data.len() as u64, range.length(), "a write has the bytes of its range");
                 let dsync = durable && store.able.has(Ability::Dsync);
                 sync_after = durable && !dsync;
-                Work::Write { data: align(data, store), written: 0, dsync }
+                if store.takes(range) {
+                    Work::Write { data: align(data, store), written: 0, dsync }
+                } else {
+                    Work::Patch { patch: Patch::new(range, data, store.block_bytes, pool), dsync }
+                }
             }
             IoOperation::Zero { allocate, durable, .. } => {
                 sync_after = durable;
-                Work::Zero { done: 0, piece: first_piece(store, allocate), allocate }
+                steps = zeroing(range, allocate, store, pool);
+                let (first, work) = steps.pop().expect("there is something to zero");
+                range = first;
+                work
             }
             IoOperation::Flush => Work::Sync,
             IoOperation::Prefetch { .. } if store.direct || store.tmpfs => return None,
             IoOperation::Prefetch { .. } => Work::ReadAhead,
         };
-        Some(Self { id, store: store.clone(), range, work, sync_after, retries: 0 })
+        Some(Self { id, store: store.clone(), range, work, steps, sync_after, retries: 0 })
     }
 
     /// Whether it is a read or a write, which end with few calls.
     pub(super) const fn is_transfer(&self) -> bool {
-        matches!(self.work, Work::Read { .. } | Work::Write { .. })
+        matches!(self.work, Work::Read { .. } | Work::Patch { .. } | Work::Write { .. })
     }
 
     /// Bytes that the next call zeroes, at most; none if it is for something else.
@@ -134,7 +169,11 @@ impl Job {
                 };
                 (self.range.length() - done).min(call_bytes_max)
             }
-            Work::Read { .. } | Work::Write { .. } | Work::ReadAhead | Work::Sync => 0,
+            Work::Read { .. }
+            | Work::Patch { .. }
+            | Work::Write { .. }
+            | Work::ReadAhead
+            | Work::Sync => 0,
         }
     }
 
@@ -143,8 +182,12 @@ impl Job {
     pub(super) fn next_call(&mut self) -> Call<'_> {
         let offset = self.range.offset();
         match &mut self.work {
-            Work::Read { buffer } => {
+            Work::Read { buffer, .. } => {
                 let offset = offset + buffer.filled() as u64;
+                Call::Read { space: buffer.space(), offset }
+            }
+            Work::Patch { patch, .. } => {
+                let (offset, buffer) = patch.next_read().expect("when all is read it is a write");
                 Call::Read { space: buffer.space(), offset }
             }
             Work::Write { data, written, dsync } => Call::Write {
@@ -194,10 +237,17 @@ impl Job {
     /// As [`Self::finish_call`] with `Ok(count)`.
     unsafe fn advance(&mut self, count: usize) -> Option<Outcome> {
         match &mut self.work {
-            Work::Read { buffer } => {
-                if count == 0 {
-                    return Some(Err(IoFault::Truncated));
+            Work::Read { .. } | Work::Patch { .. } if count == 0 => Some(Err(IoFault::Truncated)),
+            Work::Patch { patch, .. } => {
+                let (_, buffer) = patch.next_read().expect("a read was due");
+                // SAFETY: the caller's promise.
+                unsafe { buffer.advance(count) }
+                if patch.next_read().is_none() {
+                    self.write_patched();
                 }
+                None
+            }
+            Work::Read { buffer, .. } => {
                 // SAFETY: the caller's promise.
                 unsafe { buffer.advance(count) }
                 if !buffer.is_full() {
@@ -240,11 +290,28 @@ impl Job {
         }
     }
 
-    /// The operation itself is done; what is left is to make it durable.
+    /// What a write of a part of a block needs was read.
+    fn write_patched(&mut self) {
+        let Work::Patch { patch, dsync } = std::mem::replace(&mut self.work, Work::Sync) else {
+            unreachable!("called for a patch only");
+        };
+        self.range = patch.blocks();
+        self.work = Work::Write { data: patch.into_bytes(), written: 0, dsync };
+    }
+
+    /// This step is done; after the last one what is left is to make it durable.
     fn end(&mut self) -> Option<Outcome> {
+        if let Some((range, work)) = self.steps.pop() {
+            self.range = range;
+            self.work = work;
+            return None;
+        }
         let before = std::mem::replace(&mut self.work, Work::Sync);
         match before {
-            Work::Read { buffer } => Some(Ok(IoDone::Data(buffer.freeze()))),
+            Work::Read { buffer, part: None } => Some(Ok(IoDone::Data(buffer.freeze()))),
+            Work::Read { buffer, part: Some(part) } => {
+                Some(Ok(IoDone::Data(buffer.freeze().slice(part))))
+            }
             _ if self.sync_after => None,
             _ => Some(Ok(IoDone::Done)),
         }
@@ -276,6 +343,29 @@ impl Job {
 
 const fn zero_call_bytes_max(store: &Store) -> u64 {
     if store.tmpfs { ZERO_TMPFS_BYTES_MAX } else { ZERO_CALL_BYTES_MAX }
+}
+
+/// The steps of a zeroing, the last one first: whole blocks in the way of the place, the parts of
+/// blocks around them as writes.
+fn zeroing(
+    range: ByteRange,
+    allocate: bool,
+    store: &Store,
+    pool: &Arc<BufferPool>,
+) -> Vec<(ByteRange, Work)> {
+    let Parts { head, blocks, tail } = Parts::of(range, store.block_bytes);
+    let part = |range: ByteRange| {
+        let data = Bytes::from_static(&ZEROS.0[..range.length() as usize]);
+        let patch = Patch::new(range, data, store.block_bytes, pool);
+        (range, Work::Patch { patch, dsync: false })
+    };
+    let whole =
+        |range| (range, Work::Zero { done: 0, piece: first_piece(store, allocate), allocate });
+    let mut steps = Vec::with_capacity(3);
+    steps.extend(Some(tail).filter(|tail| !tail.is_empty()).map(part));
+    steps.extend(Some(blocks).filter(|blocks| !blocks.is_empty()).map(whole));
+    steps.extend(Some(head).filter(|head| !head.is_empty()).map(part));
+    steps
 }
 
 /// The best way to zero that has not been refused.
@@ -311,214 +401,4 @@ fn fault(error: Errno) -> IoFault {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs::File;
-
-    use super::*;
-    use crate::io::store::Abilities;
-
-    const SIZE: u64 = 1 << 30;
-
-    fn store() -> Arc<Store> {
-        let file = File::open("/dev/null").expect("opened");
-        Arc::new(Store {
-            fd: file.into(),
-            size: SIZE,
-            direct: false,
-            memory_align: 1,
-            tmpfs: false,
-            able: Abilities::all(),
-        })
-    }
-
-    fn job(store: &Arc<Store>, operation: IoOperation) -> Job {
-        Job::new(IoId(1), operation, store, &BufferPool::new()).expect("there is something to do")
-    }
-
-    fn range(offset: u64, length: u64) -> ByteRange {
-        ByteRange::new(offset, length).expect("in range")
-    }
-
-    fn write(store: &Arc<Store>, durable: bool) -> Job {
-        let data = Bytes::from((0..100u8).collect::<Vec<_>>());
-        job(store, IoOperation::Write { range: range(1000, 100), data, durable })
-    }
-
-    fn zero(store: &Arc<Store>, length: u64, allocate: bool, durable: bool) -> Job {
-        job(store, IoOperation::Zero { range: range(4096, length), allocate, durable })
-    }
-
-    /// Answers a read's call with `count` bytes of `value`.
-    fn answer_read(job: &mut Job, count: usize, value: u8) -> Option<Outcome> {
-        let Call::Read { space, .. } = job.next_call() else { panic!("a read's call is a read") };
-        for byte in &mut space[..count] {
-            byte.write(value);
-        }
-        // SAFETY: just written.
-        unsafe { job.finish_call(Ok(count)) }
-    }
-
-    /// Answers a call that is no read.
-    fn answer(job: &mut Job, answer: Result<usize, Errno>) -> Option<Outcome> {
-        assert!(
-            !matches!(job.next_call(), Call::Read { .. }) || answer.is_err() || answer == Ok(0)
-        );
-        // SAFETY: no read, or no byte of it.
-        unsafe { job.finish_call(answer) }
-    }
-
-    /// The call in short, for comparing.
-    fn call(job: &mut Job) -> String {
-        match job.next_call() {
-            Call::Read { space, offset } => format!("read {offset}+{}", space.len()),
-            Call::Write { bytes, offset, dsync } => {
-                format!("write{} {offset}+{}", if dsync { " dsync" } else { "" }, bytes.len())
-            }
-            Call::Fallocate { flags, offset, length } => {
-                let name = if flags == PUNCH {
-                    "punch"
-                } else if flags == ZERO {
-                    "zero"
-                } else {
-                    "allocate"
-                };
-                format!("{name} {offset}+{length}")
-            }
-            Call::Sync => "sync".to_owned(),
-            Call::ReadAhead { offset, length } => format!("ahead {offset}+{length}"),
-        }
-    }
-
-    #[test]
-    fn a_short_read_goes_on_where_it_stopped() {
-        let mut job = job(&store(), IoOperation::Read { range: range(512, 1000) });
-        assert_eq!(call(&mut job), "read 512+1000");
-        assert_eq!(answer_read(&mut job, 300, 1), None);
-        assert_eq!(call(&mut job), "read 812+700");
-        assert_eq!(answer(&mut job, Err(Errno::INTR)), None);
-        assert_eq!(call(&mut job), "read 812+700");
-        let Some(Ok(IoDone::Data(bytes))) = answer_read(&mut job, 700, 2) else {
-            panic!("the read is whole")
-        };
-        assert!(bytes[..300].iter().all(|b| *b == 1) && bytes[300..].iter().all(|b| *b == 2));
-    }
-
-    #[test]
-    fn the_end_of_the_file_inside_the_volume_is_a_fault() {
-        let mut job = job(&store(), IoOperation::Read { range: range(512, 1000) });
-        assert_eq!(answer_read(&mut job, 300, 1), None);
-        assert_eq!(answer(&mut job, Ok(0)), Some(Err(IoFault::Truncated)));
-    }
-
-    #[test]
-    fn a_short_write_goes_on_where_it_stopped() {
-        let mut job = write(&store(), true);
-        assert_eq!(call(&mut job), "write dsync 1000+100");
-        assert_eq!(answer(&mut job, Ok(30)), None);
-        let Call::Write { bytes, .. } = job.next_call() else { panic!("a write") };
-        assert_eq!(bytes[0], 30);
-        assert_eq!(call(&mut job), "write dsync 1030+70");
-        assert_eq!(answer(&mut job, Ok(70)), Some(Ok(IoDone::Done)));
-    }
-
-    #[test]
-    fn a_write_that_writes_nothing_is_a_fault() {
-        let fault = Some(Err(IoFault::System(Errno::IO.raw_os_error())));
-        assert_eq!(answer(&mut write(&store(), false), Ok(0)), fault);
-    }
-
-    #[test]
-    fn without_dsync_a_durable_write_is_followed_by_a_sync() {
-        let store = store();
-        let mut first = write(&store, true);
-        assert_eq!(answer(&mut first, Err(Errno::OPNOTSUPP)), None);
-        assert_eq!(call(&mut first), "write 1000+100");
-        assert_eq!(answer(&mut first, Ok(100)), None);
-        assert_eq!(call(&mut first), "sync");
-        assert_eq!(answer(&mut first, Ok(0)), Some(Ok(IoDone::Done)));
-        let mut second = write(&store, true);
-        assert_eq!(call(&mut second), "write 1000+100", "it is remembered");
-        assert_eq!(answer(&mut second, Ok(100)), None);
-        assert_eq!(answer(&mut second, Err(Errno::IO)), Some(Err(IoFault::System(5))));
-    }
-
-    #[test]
-    fn errors_have_their_faults() {
-        for (error, fault) in [
-            (Errno::NOSPC, IoFault::NoSpace),
-            (Errno::DQUOT, IoFault::NoSpace),
-            (Errno::IO, IoFault::System(5)),
-            (Errno::ROFS, IoFault::System(30)),
-        ] {
-            assert_eq!(answer(&mut write(&store(), false), Err(error)), Some(Err(fault)));
-            let mut zero = zero(&store(), 4096, false, false);
-            assert_eq!(answer(&mut zero, Err(error)), Some(Err(fault)));
-            let mut flush = job(&store(), IoOperation::Flush);
-            assert_eq!(answer(&mut flush, Err(error)), Some(Err(fault)));
-        }
-    }
-
-    #[test]
-    fn a_call_refused_for_ever_is_a_fault_at_last() {
-        let mut job = write(&store(), false);
-        for _ in 0..RETRIES_MAX {
-            assert_eq!(answer(&mut job, Err(Errno::AGAIN)), None);
-        }
-        let fault = IoFault::System(Errno::AGAIN.raw_os_error());
-        assert_eq!(answer(&mut job, Err(Errno::AGAIN)), Some(Err(fault)));
-    }
-
-    #[test]
-    fn zeroing_goes_in_pieces_and_falls_back() {
-        let store = store();
-        let mut job = zero(&store, ZERO_CALL_BYTES_MAX + 8192, false, true);
-        assert_eq!(call(&mut job), format!("punch 4096+{ZERO_CALL_BYTES_MAX}"));
-        assert_eq!(answer(&mut job, Ok(0)), None);
-        let rest = 4096 + ZERO_CALL_BYTES_MAX;
-        assert_eq!(call(&mut job), format!("punch {rest}+8192"));
-        assert_eq!(answer(&mut job, Err(Errno::OPNOTSUPP)), None);
-        assert_eq!(call(&mut job), format!("zero {rest}+8192"));
-        assert_eq!(answer(&mut job, Err(Errno::OPNOTSUPP)), None);
-        assert_eq!(call(&mut job), format!("write {rest}+8192"));
-        assert_eq!(answer(&mut job, Ok(5000)), None);
-        assert_eq!(call(&mut job), format!("write {}+3192", rest + 5000));
-        assert_eq!(answer(&mut job, Ok(3192)), None);
-        assert_eq!(call(&mut job), "sync");
-        assert_eq!(answer(&mut job, Ok(0)), Some(Ok(IoDone::Done)));
-        assert!(!store.able.has(Ability::PunchHole) && !store.able.has(Ability::ZeroRange));
-    }
-
-    #[test]
-    fn zeros_that_keep_their_space_are_punched_and_allocated_where_need_be() {
-        let store = store();
-        let mut job = zero(&store, 8192, true, false);
-        assert_eq!(call(&mut job), "zero 4096+8192");
-        assert_eq!(answer(&mut job, Err(Errno::OPNOTSUPP)), None);
-        assert_eq!(call(&mut job), "punch 4096+8192");
-        assert_eq!(answer(&mut job, Ok(0)), None);
-        assert_eq!(call(&mut job), "allocate 4096+8192");
-        assert_eq!(answer(&mut job, Ok(0)), Some(Ok(IoDone::Done)));
-        store.able.refuse(Ability::Allocate);
-        assert_eq!(call(&mut zero(&store, 8192, true, false)), "write 4096+8192");
-        assert_eq!(call(&mut zero(&store, 8192, false, false)), "punch 4096+8192");
-    }
-
-    #[test]
-    fn written_zeros_are_bounded_pieces_of_zeros() {
-        let store = store();
-        store.able.refuse(Ability::PunchHole);
-        store.able.refuse(Ability::ZeroRange);
-        let mut job = zero(&store, 1 << 20, false, false);
-        let Call::Write { bytes, .. } = job.next_call() else { panic!("a write") };
-        assert!(bytes.len() == 256 << 10 && bytes.iter().all(|b| *b == 0));
-        assert!((bytes.as_ptr() as usize).is_multiple_of(PAGE_BYTES));
-        assert_eq!(answer(&mut job, Ok(0)), Some(Err(IoFault::System(5))));
-    }
-
-    #[test]
-    fn reading_ahead_never_fails() {
-        let mut ahead = job(&store(), IoOperation::Prefetch { range: range(0, 8192) });
-        assert_eq!(call(&mut ahead), "ahead 0+8192");
-        assert_eq!(answer(&mut ahead, Err(Errno::IO)), Some(Ok(IoDone::Done)));
-    }
-}
+mod tests;

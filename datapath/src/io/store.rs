@@ -5,6 +5,8 @@
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use base::range::ByteRange;
+
 /// One opened backing store.
 #[derive(Debug)]
 pub(super) struct Store {
@@ -14,12 +16,21 @@ pub(super) struct Store {
     pub(super) size: u64,
     /// Opened with O_DIRECT.
     pub(super) direct: bool,
+    /// Reads and writes are whole blocks of so many bytes: the granule of direct I/O, else 1.
+    pub(super) block_bytes: u64,
     /// The alignment in memory that direct I/O asks for.
     pub(super) memory_align: usize,
     /// On tmpfs: the memory is the disk.
     pub(super) tmpfs: bool,
     /// What has not been refused yet.
     pub(super) able: Abilities,
+}
+
+impl Store {
+    /// Whether one call can read or write `range`.
+    pub(super) fn takes(&self, range: ByteRange) -> bool {
+        (range.offset() | range.length()) & (self.block_bytes - 1) == 0
+    }
 }
 
 /// What the file system or device has not refused so far; each is cleared at its first EOPNOTSUPP

@@ -183,21 +183,29 @@ fn operation(step: &Step) -> IoOperation {
 
 /// Runs a history, as many operations at once as do not conflict, and compares every byte.
 fn run_history(setup: Setup, steps: &[Step]) {
-    let mut bench = Bench::new(setup, SIZE);
+    run_history_on(&mut Bench::new(setup, SIZE), BLOCK_BYTES, steps);
+}
+
+/// The same on a new volume whose operations conflict if they share a granule.
+fn run_history_on(bench: &mut Bench, granule_bytes: u64, steps: &[Step]) {
     let mut model = vec![0u8; SIZE as usize];
     let mut batch: Vec<(IoId, IoOperation)> = Vec::new();
     for step in steps {
         let next = operation(step);
-        let conflict = batch.iter().any(|(_, other)| other.range().overlaps(next.range()));
+        let range = next.range().round_out(granule_bytes);
+        let conflict =
+            batch.iter().any(|(_, other)| other.range().round_out(granule_bytes).overlaps(range));
         if conflict {
-            check_batch(&mut bench, &mut batch, &mut model);
+            check_batch(bench, &mut batch, &mut model);
         }
         let id = bench.submit(next.clone());
         batch.push((id, next));
     }
-    check_batch(&mut bench, &mut batch, &mut model);
+    check_batch(bench, &mut batch, &mut model);
     assert_eq!(bench.engine.in_flight(), 0);
-    assert!(fs::read(&bench.path).expect("the image") == model, "{setup:?}: the file differs");
+    let image = fs::read(&bench.path).expect("the image");
+    let kind = bench.engine.kind();
+    assert!(image[..SIZE as usize] == model, "{}, {kind:?}: it differs", bench.path.display());
 }
 
 fn check_batch(bench: &mut Bench, batch: &mut Vec<(IoId, IoOperation)>, model: &mut [u8]) {
@@ -504,12 +512,13 @@ fn a_full_disk_is_told_as_such() {
     }
 }
 
-/// A loop device of `bytes` bytes.
-fn loop_device(bytes: u64) -> Option<(Mount, PathBuf)> {
+/// A loop device of `bytes` bytes in sectors of `sector_bytes`.
+fn loop_device(bytes: u64, sector_bytes: u64) -> Option<(Mount, PathBuf)> {
     let dir = tempfile::tempdir().expect("a folder");
     let image = dir.path().join("disk").to_string_lossy().into_owned();
     File::create(&image).and_then(|file| file.set_len(bytes)).expect("an image");
-    let device = run("losetup", &["--find", "--show", &image])?;
+    let sector = sector_bytes.to_string();
+    let device = run("losetup", &["--find", "--show", "--sector-size", &sector, &image])?;
     let undo = vec![vec!["losetup".to_owned(), "--detach".to_owned(), device.clone()]];
     Some((Mount { dir, undo }, PathBuf::from(device)))
 }
@@ -517,7 +526,7 @@ fn loop_device(bytes: u64) -> Option<(Mount, PathBuf)> {
 #[test]
 fn a_block_device_has_its_stamp_behind_the_volume() {
     let size = 8 << 20;
-    let Some((_mount, device)) = loop_device(size + DEVICE_TAIL_BYTES) else { return };
+    let Some((_mount, device)) = loop_device(size + DEVICE_TAIL_BYTES, 512) else { return };
     let too_large = Backing::open(&device, size + 512, Direct::Auto).expect_err("too large");
     assert!(matches!(too_large, BackingError::DeviceSize { .. }), "{too_large}");
     for kind in [EngineKind::Ring, EngineKind::Pool] {
@@ -546,6 +555,82 @@ fn a_block_device_has_its_stamp_behind_the_volume() {
         drop(backing);
         bench.close();
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+    #[test]
+    fn a_disk_of_larger_blocks_is_an_array_of_bytes(steps in steps()) {
+        for kind in [EngineKind::Ring, EngineKind::Pool] {
+            let Some((mount, device)) = loop_device(SIZE + DEVICE_TAIL_BYTES, 4096) else {
+                return Ok(());
+            };
+            let backing = Backing::open(&device, SIZE, Direct::On).expect("direct I/O works");
+            assert_eq!(backing.granule_bytes(), 4096);
+            assert_eq!(backing.description(), "block device, direct I/O in blocks of 4096 bytes");
+            let dir = tempfile::tempdir().expect("a folder");
+            let mut bench = Bench::on(&backing, kind, dir, device);
+            drop(backing);
+            run_history_on(&mut bench, 4096, &steps);
+            bench.close();
+            drop(mount);
+        }
+    }
+}
+
+#[test]
+fn a_volume_that_ends_inside_a_block_is_not_used_directly() {
+    let Some((_mount, device)) = loop_device(SIZE + DEVICE_TAIL_BYTES, 4096) else { return };
+    let on = Backing::open(&device, SIZE - 512, Direct::On).expect_err("it would write behind it");
+    assert!(on.to_string().contains("does not end with a block"), "{on}");
+    let auto = Backing::open(&device, SIZE - 512, Direct::Auto).expect("it opens");
+    assert!(!auto.store.direct && auto.description().contains("does not end with a block"));
+    assert_eq!(auto.granule_bytes(), 512);
+}
+
+/// A file's blocks of direct I/O are those of the device below.
+#[test]
+fn a_file_on_a_disk_of_larger_blocks_is_used_directly() {
+    let Some((_loop, device)) = loop_device(16 << 20, 4096) else { return };
+    let device = device.to_string_lossy().into_owned();
+    let Some(_) = run("mkfs.ext4", &["-q", "-O", "^has_journal", &device]) else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    let target = dir.path().to_string_lossy().into_owned();
+    let Some(_) = run("mount", &[&device, &target]) else { return };
+    let mount = Mount { dir, undo: vec![vec!["umount".into(), "--lazy".into(), target]] };
+    let path = mount.dir.path().join("vol.img");
+    File::create(&path).and_then(|file| file.set_len(SIZE)).expect("an image");
+    for kind in [EngineKind::Ring, EngineKind::Pool] {
+        let backing = Backing::open(&path, SIZE, Direct::Auto).expect("it opens");
+        assert_eq!(backing.description(), "file, direct I/O in blocks of 4096 bytes");
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut bench = Bench::on(&backing, kind, dir, path.clone());
+        drop(backing);
+        bench.write(0, 16384, 1).expect("written");
+        bench.write(3584, 1024, 2).expect("written");
+        let zero = IoOperation::Zero { range: range(512, 512), allocate: true, durable: true };
+        assert_eq!(bench.one(zero), Ok(IoDone::Done));
+        let mut expected = vec![1; 16384];
+        expected[3584..4608].fill(2);
+        expected[512..1024].fill(0);
+        assert_eq!(bench.read(0, 16384), Ok(Bytes::from(expected)), "{kind:?}");
+        bench.close();
+    }
+}
+
+/// The largest read and write, shifted by less than a block.
+#[test]
+fn the_largest_request_may_end_inside_blocks() {
+    let (size, length) = (64 << 20, u64::from(base::limits::REQUEST_BYTES_MAX));
+    let Some((_mount, device)) = loop_device(size + DEVICE_TAIL_BYTES, 4096) else { return };
+    let backing = Backing::open(&device, size, Direct::On).expect("direct I/O works");
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut bench = Bench::on(&backing, EngineKind::Ring, dir, device);
+    drop(backing);
+    assert_eq!(bench.write(512, length, 7), Ok(IoDone::Done));
+    assert!(bench.read(512, length).expect("read").iter().all(|byte| *byte == 7));
+    assert!(bench.read(0, 512).expect("read").iter().all(|byte| *byte == 0));
+    bench.close();
 }
 
 #[test]
