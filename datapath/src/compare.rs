@@ -17,6 +17,7 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::outbox::{IoUse, Outbox};
 use crate::port::{Progress, Scope, SyncRole};
+use crate::queues::Queue;
 use crate::storage::IoOperation;
 use crate::wire::DataMessage;
 
@@ -24,6 +25,8 @@ use crate::wire::DataMessage;
 pub(crate) const PIECE_BYTES: u64 = 1 << 20;
 /// Pieces under way at the same time.
 pub(crate) const WINDOW: usize = 8;
+/// At the target, pieces being read and blocks being written, at most.
+pub(crate) const TARGET_IO_MAX: usize = WINDOW * (1 + (PIECE_BYTES / DIGEST_BLOCK_BYTES) as usize);
 
 const _: () = assert!(PIECE_BYTES.is_multiple_of(DIGEST_BLOCK_BYTES));
 
@@ -103,6 +106,13 @@ impl Compare {
         self.progress
     }
 
+    pub(crate) fn queues(&self) -> [Queue; 2] {
+        [
+            Queue::of("pieces being compared", self.pieces.len(), WINDOW),
+            Queue::of("I/O of the target", self.reading + self.writing, TARGET_IO_MAX),
+        ]
+    }
+
     /// At the target: whether something that the source asked for is under way.
     pub(crate) fn is_asked_for_more(&self) -> bool {
         self.reading > 0 || self.writing > 0
@@ -160,7 +170,7 @@ impl Compare {
             }
             (SyncRole::Target, DataMessage::SyncBlock { id, range, data }) => {
                 self.check_range(range)?;
-                count_up(&mut self.writing, WINDOW * blocks(PIECE_BYTES))?;
+                count_up(&mut self.writing, TARGET_IO_MAX - WINDOW)?;
                 self.progress.copied_bytes += range.length();
                 if self.scope == Scope::Rewrite {
                     self.count_done(range.length());

@@ -9,6 +9,7 @@ mod held;
 pub mod order;
 pub mod outbox;
 pub mod port;
+pub mod queues;
 mod rewrite;
 pub mod storage;
 pub mod volume;

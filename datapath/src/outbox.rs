@@ -130,6 +130,10 @@ impl Outbox {
         self.actions.pop_front()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.actions.len()
+    }
+
     pub(crate) fn submit(&mut self, used_for: IoUse, operation: IoOperation) {
         let id = IoId(self.next_io);
         self.next_io += 1;

@@ -17,13 +17,13 @@
 use std::collections::VecDeque;
 
 use base::ids::{ClientId, ConnNonce, Session, VolumeIndex};
-use base::limits::{VOLUME_BYTES_MAX, WRITES_MAX};
+use base::limits::{PEER_WRITES_MAX, VOLUME_BYTES_MAX, WRITES_MAX};
 use base::request::{Completion, Operation, RequestError, RequestId};
 use base::rules::{Rule, Rules};
 use base::time::{Duration, Instant};
 use tracing::{error, warn};
 
-use crate::compare::{Compare, WINDOW};
+use crate::compare::{Compare, TARGET_IO_MAX, WINDOW};
 use crate::gate::Gate;
 use crate::held::Held;
 use crate::order::late::Half;
@@ -32,6 +32,7 @@ use crate::order::mirror::{Arrival, Mirror, SessionInfo};
 use crate::order::writes;
 use crate::outbox::{Action, CloseReason, IoUse, Outbox, Stages};
 use crate::port::{Progress, Role, SyncRole, VolumeCommand, VolumeReport};
+use crate::queues::{Queue, REQUEST_BYTES_SUM_MAX, REQUESTS_MAX};
 use crate::rewrite::Rewrite;
 use crate::storage::{IoCompletion, IoDone, IoFault};
 use crate::wire::{DataMessage, Incoming};
@@ -40,6 +41,8 @@ use crate::wire::{DataMessage, Incoming};
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// Messages of the next session that may come before the group's word of it, at most.
 const EARLY_MAX: usize = 2 * WINDOW;
+/// I/O under way, at most: one for each request here and at the peer, its flush, and a comparison.
+const IO_MAX: usize = REQUESTS_MAX + PEER_WRITES_MAX + 1 + TARGET_IO_MAX;
 
 /// What a volume is built with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -156,6 +159,24 @@ impl Volume {
         let carried: u64 = self.carried.iter().map(|carried| carried.write.payload_bytes()).sum();
         let held = self.held.payload_bytes();
         (requests + self.held.len() + self.carried.len(), bytes + held + carried)
+    }
+
+    /// Everything that waits here, with what there may be of it after a turn.
+    pub fn queues(&self) -> Vec<Queue> {
+        let (requests, bytes) = self.load();
+        let mut queues = vec![
+            Queue::of("requests under way or held", requests, REQUESTS_MAX),
+            Queue::of_bytes("bytes of requests", bytes, REQUEST_BYTES_SUM_MAX),
+            Queue::of("messages of the next session", self.early.len(), EARLY_MAX),
+            Queue::of("actions", self.out.len(), 0),
+            Queue::of("I/O under way", self.out.in_flight(), IO_MAX),
+        ];
+        match &self.phase {
+            Phase::Active(mirror) => queues.extend(mirror.queues()),
+            Phase::Comparing(compare) => queues.extend(compare.queues()),
+            Phase::Idle | Phase::Leaving(_) | Phase::Preparing(..) => {}
+        }
+        queues
     }
 
     /// A host asks; the range was checked by the front end.

@@ -49,7 +49,7 @@ fn last_activation(pair: &Pair, node: &str) -> String {
     let events = std::fs::read_to_string(path).expect("a decision log");
     let events = events.lines().map(|line| serde_json::from_str(line).expect("JSON"));
     let active: Option<serde_json::Value> =
-        events.filter(|event: &serde_json::Value| event["to"] == "active-active").last();
+        events.filter(|event: &serde_json::Value| event["to"] == "active-active").next_back();
     active.expect("it was active")["why"].as_str().expect("a text").to_owned()
 }
 

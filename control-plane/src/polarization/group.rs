@@ -9,6 +9,7 @@ use base::ids::{ConnNonce, Incarnation, Session, Ticket, VolumeIndex};
 use base::time::Instant;
 use datapath::gate::Gate;
 use datapath::port::{Progress, Role, VolumeCommand, VolumeReport};
+use datapath::queues::Queue;
 
 use super::durable::{Failure, Job};
 use super::join::Join;
@@ -321,6 +322,15 @@ impl Group {
         );
         let why = why.to_owned();
         self.actions.push_back(Action::Decision(Decision { from, to, session, why }));
+    }
+
+    /// What waits here, with what there may be of it after a turn.
+    pub fn queues(&self) -> [Queue; 2] {
+        let volumes = self.headers.len();
+        [
+            Queue::of("actions", self.actions.len(), 0),
+            Queue::of("volumes that are not quiet", self.unquiet.len(), volumes),
+        ]
     }
 
     pub(super) fn explain(&mut self, cause: String, advice: &str) {

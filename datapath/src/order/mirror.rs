@@ -19,6 +19,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use base::ids::{ConnNonce, Session};
+use base::limits::{PEER_BYTES_MAX, PEER_WRITES_MAX};
 use base::range::ByteRange;
 use base::request::{Operation, RequestId};
 use base::rules::{Rule, Rules};
@@ -33,6 +34,7 @@ use super::told::Told;
 use crate::gate::Gate;
 use crate::outbox::{IoUse, Outbox};
 use crate::port::Role;
+use crate::queues::{Queue, REQUESTS_MAX};
 use crate::storage::IoOperation;
 use crate::wire::DataMessage;
 
@@ -130,6 +132,17 @@ impl Mirror {
             flushes: Flushes::default(),
             failed_seq: None,
         }
+    }
+
+    /// What waits in the session.
+    pub(crate) fn queues(&self) -> [Queue; 4] {
+        let both = REQUESTS_MAX + PEER_WRITES_MAX;
+        [
+            Queue::of("writes", self.writes.len(), both),
+            Queue::of("range locks", self.locks.len(), both),
+            Queue::of("writes of the peer", self.peer_writes, PEER_WRITES_MAX),
+            Queue::of_bytes("bytes of the peer's writes", self.peer_bytes, PEER_BYTES_MAX),
+        ]
     }
 
     /// The session.

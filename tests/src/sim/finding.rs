@@ -9,6 +9,8 @@ pub enum FindingKind {
     Bytes,
     /// Something happened in an order that is forbidden.
     Order,
+    /// A queue is longer than it may be.
+    Queue,
     /// It did not become active again, or somebody waits for ever.
     Liveness,
     /// An assertion of a core.
@@ -40,6 +42,10 @@ impl Finding {
 
     pub(super) fn order(text: String) -> Self {
         Self { kind: FindingKind::Order, text }
+    }
+
+    pub(super) fn queue(text: String) -> Self {
+        Self { kind: FindingKind::Queue, text }
     }
 
     pub(super) fn liveness(text: String) -> Self {

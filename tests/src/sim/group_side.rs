@@ -46,6 +46,7 @@ impl World {
             self.check_group_action(side, &action);
             self.act(side, action);
         }
+        self.check_group_queues(side);
         let life = self.nodes[side].life;
         let Some(process) = self.nodes[side].process.as_mut() else { return };
         let deadline = process.group.next_deadline();

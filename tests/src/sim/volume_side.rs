@@ -50,7 +50,9 @@ impl World {
     fn put_back(&mut self, side: Side, volume: usize, mut thread: Thread) {
         let life = self.nodes[side].life;
         // The group may have been told something that ended the process.
-        let Some(process) = self.nodes[side].process.as_mut() else { return };
+        if self.nodes[side].process.is_none() {
+            return;
+        }
         let deadline = thread.core.next_deadline().map(|at| at + Duration::from_micros(100));
         if thread.deadline_at != deadline {
             thread.deadline_at = deadline;
@@ -58,7 +60,10 @@ impl World {
                 self.queue.push(at.max(self.now), Event::Turn { side, life, volume });
             }
         }
-        process.volumes[volume] = Some(thread);
+        if thread.stopped_in.is_none() {
+            self.check_volume_queues(side, volume, &thread);
+        }
+        self.process(side).volumes[volume] = Some(thread);
     }
 
     fn collect(&mut self, side: Side, volume: usize, thread: &mut Thread) {
