@@ -14,6 +14,7 @@ pub mod wire;
 pub mod io {
     pub mod admin_client;
     pub mod admin_server;
+    mod certificates;
     pub mod cli;
     pub mod config_file;
     pub mod decision_file;

@@ -85,6 +85,17 @@ pub enum TlsError {
     Identity(#[from] IdentityError),
 }
 
+/// From when until when a certificate is valid, in seconds of UNIX time.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Term {
+    /// Its file.
+    pub path: PathBuf,
+    /// Not before this.
+    pub begin: i64,
+    /// Not after this.
+    pub end: i64,
+}
+
 /// The two halves of one identity, ready to listen and to dial.
 #[derive(Clone, Debug)]
 pub struct TlsIdentity {
@@ -92,6 +103,8 @@ pub struct TlsIdentity {
     pub identity: Identity,
     /// When our certificate ends, in seconds of UNIX time.
     pub not_after: i64,
+    /// Of the CA's certificates and of our own.
+    pub terms: Vec<Term>,
     /// For connections between nodes, to the witness and to the admin port: TLS 1.3 only.
     pub server: Arc<ServerConfig>,
     /// As [`Self::server`] for NBD clients, which may be limited to TLS 1.2 (NBD.md 1.5).
@@ -109,11 +122,17 @@ impl TlsIdentity {
         let roots = load_roots(&dir.join(CA_CERT))?;
         let server_certs = load_certs(&dir.join(SERVER_CERT))?;
         let identity = certificate_identity(&server_certs[0])?;
-        let not_after = certificate_end(&server_certs[0])?;
+        let not_after = certificate_term(&server_certs[0], &dir.join(SERVER_CERT))?.end;
+        let mut terms = Vec::new();
+        for path in [CA_CERT, SERVER_CERT, CLIENT_CERT].map(|file| dir.join(file)) {
+            for cert in load_certs(&path)? {
+                terms.push(certificate_term(&cert, &path)?);
+            }
+        }
         let server = server_config(dir, &roots, &server_certs, &[&TLS13])?;
         let nbd_server = server_config(dir, &roots, &server_certs, &[&TLS13, &TLS12])?;
         let client = client_config(dir, roots)?;
-        Ok(Self { identity, not_after, server, nbd_server, client })
+        Ok(Self { identity, not_after, terms, server, nbd_server, client })
     }
 
     /// Loads the dialling half only: an operator's or a host's folder may hold no server
@@ -214,9 +233,12 @@ pub fn certificate_identity(cert: &CertificateDer<'_>) -> Result<Identity, TlsEr
     found.ok_or(TlsError::NoIdentity)
 }
 
-fn certificate_end(cert: &CertificateDer<'_>) -> Result<i64, TlsError> {
-    let (_, parsed) = X509Certificate::from_der(cert).map_err(|_| TlsError::NoIdentity)?;
-    Ok(parsed.validity().not_after.timestamp())
+fn certificate_term(cert: &CertificateDer<'_>, path: &Path) -> Result<Term, TlsError> {
+    let (_, parsed) = X509Certificate::from_der(cert)
+        .map_err(|_| TlsError::Pem { path: path.to_owned(), what: "X.509 certificate" })?;
+    let validity = parsed.validity();
+    let (begin, end) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+    Ok(Term { path: path.to_owned(), begin, end })
 }
 
 /// Who is on the other side of a finished handshake.

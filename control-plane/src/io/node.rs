@@ -4,6 +4,7 @@
 //! people, `record` makes things durable. A panic anywhere ends the process: one node stopping is a
 //! fault that the pair survives.
 
+use std::cell::RefCell;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ use tokio::task::LocalSet;
 use tracing::{error, info, warn};
 
 use super::admin_server::AdminState;
+use super::certificates::Certificates;
 use super::config_file::load_pair;
 use super::decision_file::DecisionFile;
 use super::front_thread::{self, FrontVolume};
@@ -197,7 +199,7 @@ impl Node {
             exports,
             decisions: open_decisions(config),
             transitions,
-            describe: describer(first, pair),
+            describe: describer(first, pair, Certificates::new(identity.terms.clone())),
             status,
             stop: stop_seen,
         })?;
@@ -320,9 +322,18 @@ fn open_decisions(config: &NodeConfig) -> DecisionFile {
     DecisionFile::open(&config.node.data_dir.join("events.jsonl"), config.node.name.as_str())
 }
 
-fn describer(first: NodeStatus, pair: PairConfig) -> group_thread::Describe {
+fn describer(
+    first: NodeStatus,
+    pair: PairConfig,
+    certificates: Certificates,
+) -> group_thread::Describe {
     let began = clock::now();
-    Box::new(move |view, volumes| describe(&first, &pair, began, view, volumes))
+    let certificates = RefCell::new(certificates);
+    Box::new(move |view, volumes| {
+        let mut status = describe(&first, &pair, began, view, volumes);
+        certificates.borrow_mut().add_to(&mut status, clock::now(), clock::unix_seconds());
+        status
+    })
 }
 
 fn volume_parts(pair: &PairConfig, backings: &[Arc<Backing>]) -> Vec<VolumeParts> {

@@ -153,6 +153,12 @@ mod tests {
         let loaded = TlsIdentity::load(&folder).unwrap();
         assert_eq!(loaded.identity, "stretch:node/a".parse::<Identity>().unwrap());
         assert_eq!(loaded.not_after, YEAR_2020.end);
+        let terms: Vec<_> =
+            loaded.terms.iter().map(|t| (t.path.as_path(), t.begin, t.end)).collect();
+        let files = [CA_CERT, SERVER_CERT, CLIENT_CERT].map(|file| folder.join(file));
+        let expected =
+            files.each_ref().map(|path| (path.as_path(), YEAR_2020.begin, YEAR_2020.end));
+        assert_eq!(terms, expected);
         let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(dir.join(CA_KEY)), 0o600);
         assert_eq!(mode(folder.join(SERVER_KEY)), 0o600);
