@@ -47,9 +47,8 @@ fn a_clean_stop_of_both_loses_nothing_and_the_next_start_copies_nothing() {
 fn last_activation(pair: &Pair, node: &str) -> String {
     let path = pair.folder().join(node).join("events.jsonl");
     let events = std::fs::read_to_string(path).expect("a decision log");
-    let events = events.lines().map(|line| serde_json::from_str(line).expect("JSON"));
-    let active: Option<serde_json::Value> =
-        events.filter(|event: &serde_json::Value| event["to"] == "active-active").next_back();
+    let mut events = events.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+    let active = events.rfind(|event: &serde_json::Value| event["to"] == "active-active");
     active.expect("it was active")["why"].as_str().expect("a text").to_owned()
 }
 
