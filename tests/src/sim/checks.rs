@@ -8,7 +8,7 @@
 
 use base::range::ByteRange;
 use base::request::{Completion, Content, RequestError, RequestId};
-use base::time::{Duration, Instant};
+use base::time::Instant;
 use control_plane::polarization::{Action, DurableStep};
 use control_plane::record::{NodeRecord, RecordState};
 use control_plane::wire::ControlMessage;
@@ -24,9 +24,6 @@ use super::history::{Asked, History};
 use super::process::VolumeThread;
 use super::world::World;
 use crate::checkers::copies::difference;
-
-/// Letters and turns take their time.
-const HELD_SLACK: Duration = Duration::from_millis(500);
 
 impl World {
     pub(super) fn check_group_action(&mut self, side: Side, action: &Action) {
@@ -87,23 +84,6 @@ impl World {
         if let Some(difference) = difference(a, b) {
             let text = format!("the copies of volume {volume} differ {when}: {difference:?}");
             self.report(Finding::bytes(text));
-        }
-    }
-
-    /// L5: a request is held no longer than T_hold after its node has stopped to serve.
-    pub(super) fn check_held(&mut self) {
-        let hold = self.configs[0].timers.hold + HELD_SLACK;
-        for host in &self.hosts {
-            let node = &self.nodes[host.side];
-            let runs = node.process.is_some() && !node.frozen && self.open[host.side].is_none();
-            let Some(index) = host.outstanding.values().next().filter(|_| runs) else { continue };
-            let asked = host.asked_at.max(node.unserved_since);
-            if self.now.since(asked) > hold {
-                let operation = &self.history.operations[*index];
-                let text = format!("{operation:?} is held since {asked:?} (L5)");
-                self.report(Finding::liveness(text));
-                return;
-            }
         }
     }
 

@@ -6,6 +6,7 @@
 //! equal. What hosts were told must be linearizable over the whole run.
 //! Not here: real processes (`chaos`).
 
+mod answered;
 mod bounds;
 mod checks;
 mod coverage;

@@ -215,7 +215,7 @@ impl World {
             Event::Thaw { side, .. } => self.thaw(side),
             Event::HealAll => self.heal_all(),
             Event::Look => {
-                self.check_held();
+                self.check_answered();
                 self.after(LOOK_EVERY, Event::Look);
             }
             Event::Closing => self.closing(),
