@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 use super::decision_file::DecisionFile;
 use super::mailbox::{Sender, SharedGate};
 use super::metrics::Transitions;
-use super::peer_link::{ControlLink, DataLink, PeerEvent, PeerLinks};
+use super::peer_link::{ControlLink, DataLink, PeerEvent, PeerLinks, Trouble};
 use super::record_writer::RecordWriter;
 use super::volume_thread::{Letter, Report, VolumeCounters};
 use crate::polarization::{Action, Group, GroupView};
@@ -31,6 +31,8 @@ use crate::status::{NodeStatus, StatusReport};
 
 /// Time between two attempts to reach the peer, at first and at most.
 const DIAL_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How long a refusal of the peer's attempt counts; it makes one a second.
+const REFUSAL_AGE_MAX: Duration = Duration::from_secs(10);
 /// How often status is refreshed when nothing happens.
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -92,7 +94,10 @@ struct GroupThread {
     dialling: bool,
     dial_at: Instant,
     dial_wait: Duration,
-    dial_failure: Option<String>,
+    /// Why there is no connection, and until when that counts.
+    trouble: Option<(Trouble, Instant)>,
+    /// The peer was heard since this process began.
+    heard: bool,
     accepting: Option<Availability>,
     stop_seen: bool,
     stopped: bool,
@@ -115,7 +120,8 @@ impl GroupThread {
             dialling: false,
             dial_at: Instant::ZERO,
             dial_wait: DIAL_RETRY.0,
-            dial_failure: None,
+            trouble: None,
+            heard: false,
             accepting: None,
             stop_seen: false,
             stopped: false,
@@ -195,26 +201,32 @@ impl GroupThread {
         match event {
             PeerEvent::Up(link) => {
                 self.dialling = false;
-                self.dial_wait = DIAL_RETRY.0;
-                self.dial_failure = None;
                 let conn_nonce = link.conn_nonce;
                 self.controls.push(link);
                 group.handle_control_up(now, conn_nonce);
             }
-            PeerEvent::DialFailed { why } => {
+            PeerEvent::DialFailed { trouble } => {
                 self.dialling = false;
                 self.retry_later(now);
-                if self.dial_failure.as_ref() != Some(&why) {
-                    warn!("cannot reach the peer: {why}");
-                    self.dial_failure = Some(why);
-                }
+                self.note_trouble(trouble, Instant::NEVER);
+            }
+            PeerEvent::Refused { trouble } => {
+                // The log has it already; who does not come again does not replace it either.
+                self.trouble = Some((trouble, now + REFUSAL_AGE_MAX));
             }
             PeerEvent::Message { conn_nonce, message } => {
+                // Whoever refuses our certificate closes a connection that seemed to be up.
+                self.dial_wait = DIAL_RETRY.0;
+                self.trouble = None;
+                self.heard = true;
                 group.handle_control(now, conn_nonce, message);
             }
-            PeerEvent::Lost { conn_nonce, why } => {
+            PeerEvent::Lost { conn_nonce, trouble } => {
                 self.close_control(conn_nonce);
-                self.parts.group.handle_control_lost(now, conn_nonce, &why);
+                self.parts.group.handle_control_lost(now, conn_nonce, &trouble.why);
+                if trouble.is_refusal() {
+                    self.note_trouble(trouble, Instant::NEVER);
+                }
             }
             PeerEvent::Data(link) => self.attach_data(link),
             PeerEvent::DataFailed { conn_nonce, why } => {
@@ -223,6 +235,22 @@ impl GroupThread {
                 self.parts.group.handle_control_lost(now, conn_nonce, &why);
             }
         }
+    }
+
+    /// One line per change: an attempt is made every second.
+    fn note_trouble(&mut self, trouble: Trouble, until: Instant) {
+        let known = self.trouble.as_ref().is_some_and(|(known, _)| *known == trouble);
+        if !known {
+            let Trouble { why, advice } = &trouble;
+            if trouble.is_refusal() {
+                warn!("no connection to the peer: {why}; {advice}");
+            } else if self.heard {
+                warn!("cannot reach the peer: {why}; trying again until it answers");
+            } else {
+                info!("waiting for the peer, which does not answer yet ({why})");
+            }
+        }
+        self.trouble = Some((trouble, until));
     }
 
     fn attach_data(&mut self, link: DataLink) {
@@ -316,11 +344,10 @@ impl GroupThread {
         let view = self.parts.group.view(view_at);
         self.publish_exports(&view);
         let mut status = (self.parts.describe)(&view, &self.parts.volumes);
-        if !status.peer.reachable
-            && let Some(why) = &self.dial_failure
-            && !status.cause.is_empty()
+        if let Some((trouble, until)) = &self.trouble
+            && view_at < *until
         {
-            status.cause = format!("{} (last attempt: {why})", status.cause);
+            add_trouble(&mut status, trouble);
         }
         let changed = {
             let last = &self.parts.status.borrow().status;
@@ -362,7 +389,64 @@ fn post(volume: &VolumeHandle, letter: Letter) {
     assert!(volume.letters.send(letter).is_ok(), "the thread of a volume takes its letters");
 }
 
+/// Adds why there is no connection to the peer. Who is refused for a certificate need not look at
+/// the link, nor start what runs.
+fn add_trouble(status: &mut NodeStatus, trouble: &Trouble) {
+    if status.peer.reachable || status.cause.is_empty() {
+        return;
+    }
+    let Trouble { why, advice } = trouble;
+    if !trouble.is_refusal() {
+        status.cause = format!("{} (last attempt: {why})", status.cause);
+        return;
+    }
+    if !status.cause.contains(why) {
+        status.cause = format!("{}; {why}", status.cause);
+    }
+    status.advice.clone_from(advice);
+}
+
 /// Attached clients of one volume.
 pub fn clients_of(volume: &VolumeHandle) -> u64 {
     volume.counters.clients.load(Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting() -> NodeStatus {
+        let name = |name: &str| name.parse().expect("a name");
+        let mut status = NodeStatus::starting(name("a"), name("b"), name("a"), 1);
+        "b was stopped cleanly".clone_into(&mut status.cause);
+        "start node b again".clone_into(&mut status.advice);
+        status
+    }
+
+    fn trouble(why: &str, advice: &str) -> Trouble {
+        Trouble { why: why.to_owned(), advice: advice.to_owned() }
+    }
+
+    #[test]
+    fn a_refused_certificate_is_in_cause_and_advice() {
+        let refusal = trouble("a refuses the certificate of b: it has expired", "issue a new one");
+        let mut status = waiting();
+        add_trouble(&mut status, &refusal);
+        let expected = "b was stopped cleanly; a refuses the certificate of b: it has expired";
+        assert_eq!((status.cause.as_str(), status.advice.as_str()), (expected, "issue a new one"));
+        add_trouble(&mut status, &refusal);
+        assert_eq!(status.cause, expected, "told once");
+        let mut reachable = waiting();
+        reachable.peer.reachable = true;
+        add_trouble(&mut reachable, &refusal);
+        assert_eq!(reachable.cause, "b was stopped cleanly");
+    }
+
+    #[test]
+    fn an_attempt_that_failed_leaves_the_advice() {
+        let mut status = waiting();
+        add_trouble(&mut status, &trouble("connection refused", ""));
+        assert_eq!(status.cause, "b was stopped cleanly (last attempt: connection refused)");
+        assert_eq!(status.advice, "start node b again");
+    }
 }

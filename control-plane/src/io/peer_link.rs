@@ -8,6 +8,7 @@
 //! place is slow or silent.
 //! Not here: what control messages mean (`polarization`), data frames (`volume_thread`).
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use base::frame::{HEADER_BYTES, Header};
 use base::identity::{Identity, Kind};
 use base::ids::{ConnNonce, NodeName, VolumeId, VolumeIndex};
+use base::io::clock;
 use base::io::socket::Socket;
 use base::io::tcp;
 use base::io::tls::{TlsIdentity, peer_identity, server_name};
@@ -29,7 +31,11 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tracing::{debug, warn};
 
+use self::refusal::Said;
+pub use self::refusal::Trouble;
 use crate::wire::ControlMessage;
+
+mod refusal;
 
 /// Time for one connection to show its certificate, and then to send its first frame.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,7 +56,12 @@ pub enum PeerEvent {
     /// The dialling node could not make one.
     DialFailed {
         /// For status and log.
-        why: String,
+        trouble: Trouble,
+    },
+    /// A connection from the peer's address was refused, by this node or by the peer.
+    Refused {
+        /// For status; the log has it.
+        trouble: Trouble,
     },
     /// A control message.
     Message {
@@ -64,7 +75,7 @@ pub enum PeerEvent {
         /// Which.
         conn_nonce: ConnNonce,
         /// For status and log.
-        why: String,
+        trouble: Trouble,
     },
     /// A data connection is bound.
     Data(DataLink),
@@ -117,6 +128,7 @@ pub struct PeerLinks {
     peer: Identity,
     alive: Duration,
     events: mpsc::Sender<PeerEvent>,
+    said: RefCell<Said>,
 }
 
 /// Why a connection was not used.
@@ -154,7 +166,8 @@ impl PeerLinks {
         events: mpsc::Sender<PeerEvent>,
     ) -> Rc<Self> {
         let peer = Identity { kind: Kind::Node, name: peer };
-        Rc::new(Self { identity, local, remote, peer, alive, events })
+        let said = RefCell::default();
+        Rc::new(Self { identity, local, remote, peer, alive, events, said })
     }
 
     /// Accepts for ever; for the node that does not dial. Runs on a `LocalSet`.
@@ -183,7 +196,7 @@ impl PeerLinks {
             Ok(stream) => {
                 spawn_local(self.serve_accepted(stream, from));
             }
-            Err(error) => log_refusal(from, &error),
+            Err(error) => self.tell_refusal(from, &error).await,
         }
     }
 
@@ -201,8 +214,30 @@ impl PeerLinks {
             Ok(Some((stream, conn_nonce, first))) => {
                 self.run_control(stream, conn_nonce, Some(first)).await;
             }
-            Err(error) => log_refusal(from, &error),
+            Err(error) => self.tell_refusal(from, &error).await,
         }
+    }
+
+    /// To the log, and to status if it was the peer: it dials from its own address.
+    async fn tell_refusal(&self, from: SocketAddr, error: &SetupError) {
+        if matches!(error, SetupError::Timeout) {
+            debug!(%from, "a peer connection said nothing in time");
+            return;
+        }
+        let Trouble { why, advice } = self.trouble(error);
+        let separator = if advice.is_empty() { "" } else { "; " };
+        let text = format!("{why}{separator}{advice}");
+        if self.said.borrow_mut().is_news(clock::now(), from.ip(), &text) {
+            warn!(%from, "a connection to the peer link was refused: {text}");
+        }
+        if from.ip() == self.remote.ip() && !advice.is_empty() {
+            let trouble = Trouble { why, advice };
+            let _ = self.events.send(PeerEvent::Refused { trouble }).await;
+        }
+    }
+
+    fn trouble(&self, error: &SetupError) -> Trouble {
+        Trouble::new(error, &self.identity.identity.name, &self.peer.name)
     }
 
     /// A data connection is passed on from here, a control connection is returned with its first
@@ -230,8 +265,12 @@ impl PeerLinks {
             match with_time_limit(links.connect()).await {
                 Ok(stream) => links.run_control(stream, ConnNonce(random_bytes()), None).await,
                 Err(error) => {
-                    let why = format!("{} at {}: {error}", links.peer.name, links.remote);
-                    let _ = links.events.send(PeerEvent::DialFailed { why }).await;
+                    let mut trouble = links.trouble(&error);
+                    if !trouble.is_refusal() {
+                        trouble.why =
+                            format!("{} at {}: {}", links.peer.name, links.remote, trouble.why);
+                    }
+                    let _ = links.events.send(PeerEvent::DialFailed { trouble }).await;
                 }
             }
         });
@@ -288,7 +327,8 @@ impl PeerLinks {
             Ok(found) => SetupError::Holder { found, expected: self.peer.clone() },
             Err(error) => SetupError::Certificate(error),
         };
-        let message = ControlMessage::Refuse { reason: format!("connection refused: {error}") };
+        let reason = format!("connection refused: {}", self.trouble(&error).why);
+        let message = ControlMessage::Refuse { reason };
         let frame = message.encode(ConnNonce::NONE, 0);
         let tell = async {
             stream.write_all(&frame).await?;
@@ -347,12 +387,30 @@ impl PeerLinks {
             let _ = tokio::time::timeout(REFUSAL_TIMEOUT, writer.shutdown()).await;
             Ok::<(), SetupError>(())
         };
-        let why = tokio::select! {
-            ended = read => ended.err().map(|error| describe(&error)),
-            ended = write => ended.err().map(|error| describe(&error)),
+        // What was received comes first: a reason may stand before the end of the connection.
+        let ended = tokio::select! {
+            biased;
+            ended = read => ended,
+            ended = write => ended,
         };
-        let why = why.unwrap_or_else(|| "closed by this node".to_owned());
-        let _ = self.events.send(PeerEvent::Lost { conn_nonce, why }).await;
+        let trouble = match ended {
+            Ok(()) => Trouble { why: "closed by this node".to_owned(), advice: String::new() },
+            Err(error) => self.describe(&error),
+        };
+        let _ = self.events.send(PeerEvent::Lost { conn_nonce, trouble }).await;
+    }
+
+    fn describe(&self, error: &SetupError) -> Trouble {
+        let mut trouble = self.trouble(error);
+        if !trouble.is_refusal() {
+            trouble.why = match error {
+                SetupError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    "the peer closed the control connection".to_owned()
+                }
+                error => format!("the control connection broke: {error}"),
+            };
+        }
+        trouble
     }
 }
 
@@ -370,22 +428,6 @@ impl Handshakes {
             oldest.abort();
         }
         self.0.push_back(handshake);
-    }
-}
-
-fn log_refusal(from: SocketAddr, error: &SetupError) {
-    match error {
-        SetupError::Timeout => debug!(%from, "a peer connection said nothing in time"),
-        error => warn!(%from, %error, "peer connection refused"),
-    }
-}
-
-fn describe(error: &SetupError) -> String {
-    match error {
-        SetupError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            "the peer closed the control connection".to_owned()
-        }
-        error => format!("the control connection broke: {error}"),
     }
 }
 

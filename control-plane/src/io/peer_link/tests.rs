@@ -12,14 +12,19 @@ const SILENT: usize = 200;
 const _: () = assert!(SILENT > 2 * HANDSHAKES_MAX);
 
 fn identity(pki: &Path, name: &str) -> TlsIdentity {
+    identity_at(pki, name, clock::unix_seconds())
+}
+
+/// Valid for a day from `begin` on.
+fn identity_at(pki: &Path, name: &str, begin: i64) -> TlsIdentity {
     let request = Request {
         holder: format!("stretch:node/{name}").parse().expect("a holder"),
         addresses: vec!["127.0.0.1".parse().expect("an address")],
         dns_names: Vec::new(),
-        validity: Validity::days(clock::unix_seconds(), 1),
+        validity: Validity::days(begin, 1),
     };
     if !pki.exists() {
-        make_authority(pki, request.validity).expect("an authority");
+        make_authority(pki, Validity::days(clock::unix_seconds(), 1)).expect("an authority");
     }
     TlsIdentity::load(&issue(pki, &request).expect("issued")).expect("loaded")
 }
@@ -30,11 +35,19 @@ fn node(
     (own, peer): (&str, &str),
     remote: SocketAddr,
 ) -> (Rc<PeerLinks>, mpsc::Receiver<PeerEvent>) {
+    node_with(identity(pki, own), peer, remote)
+}
+
+fn node_with(
+    identity: TlsIdentity,
+    peer: &str,
+    remote: SocketAddr,
+) -> (Rc<PeerLinks>, mpsc::Receiver<PeerEvent>) {
     let (events, happened) = mpsc::channel(16);
     let local = "127.0.0.1:0".parse().expect("an address");
     let peer = peer.parse().expect("a name");
     let alive = Duration::from_secs(3);
-    (PeerLinks::new(identity(pki, own), local, remote, peer, alive, events), happened)
+    (PeerLinks::new(identity, local, remote, peer, alive, events), happened)
 }
 
 async fn control_link(events: &mut mpsc::Receiver<PeerEvent>) -> ControlLink {
@@ -118,4 +131,64 @@ async fn what_a_peer_does_not_read_counts_until_the_kernel_has_taken_it() {
         sender.flush().expect("sent");
     }
     assert_eq!((received, sender.backlog()), (BYTES, 0));
+}
+
+/// What node a, which dials, and node b are told when a connects with these identities.
+async fn refusals(a: TlsIdentity, b: TlsIdentity) -> [Trouble; 2] {
+    let listener = tcp::listen("127.0.0.1:0".parse().expect("an address")).expect("listening");
+    let address = listener.local_addr().expect("an address");
+    let (b, mut at_b) = node_with(b, "a", address);
+    let (a, mut at_a) = node_with(a, "b", address);
+    let story = async {
+        spawn_local(b.accept(listener));
+        a.dial();
+        let mut links = Vec::new();
+        let dialled = loop {
+            match at_a.recv().await {
+                // The first frame goes out at once, into a connection that is already refused.
+                Some(PeerEvent::Up(link)) => {
+                    let reason = "a first frame".to_owned();
+                    assert!(link.send(ControlMessage::Refuse { reason }));
+                    links.push(link);
+                }
+                Some(PeerEvent::DialFailed { trouble } | PeerEvent::Lost { trouble, .. }) => {
+                    break trouble;
+                }
+                other => panic!("the connection is refused, not {other:?}"),
+            }
+        };
+        let accepted = match at_b.recv().await {
+            Some(PeerEvent::Refused { trouble }) => trouble,
+            other => panic!("the connection is refused, not {other:?}"),
+        };
+        [dialled, accepted]
+    };
+    LocalSet::new().run_until(story).await
+}
+
+#[tokio::test]
+async fn both_nodes_are_told_whose_certificate_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (pki, foreign) = (dir.path().join("pki"), dir.path().join("foreign"));
+    let yesterday = clock::unix_seconds() - 2 * 24 * 3600;
+    let [dialled, accepted] =
+        refusals(identity(&pki, "a"), identity_at(&pki, "b", yesterday)).await;
+    assert_eq!(dialled.why, "a refuses the certificate of b: it has expired");
+    assert!(dialled.advice.contains("issue node b a new certificate"), "{dialled:?}");
+    assert!(accepted.why.starts_with("a refuses the certificate of b: it has exp"), "{accepted:?}");
+    assert!(accepted.advice.contains("issue node b a new certificate"), "{accepted:?}");
+
+    let pki = dir.path().join("pki-2");
+    let [dialled, accepted] =
+        refusals(identity_at(&pki, "a", yesterday), identity(&pki, "b")).await;
+    assert!(dialled.why.starts_with("b refuses the certificate of a: it has exp"), "{dialled:?}");
+    assert!(dialled.advice.contains("issue node a a new certificate"), "{dialled:?}");
+    assert_eq!(accepted.why, "b refuses the certificate of a: it has expired");
+
+    let pki = dir.path().join("pki-3");
+    for trouble in refusals(identity(&pki, "a"), identity(&foreign, "b")).await {
+        let expected = "a refuses the certificate of b: it is not from the CA that a knows";
+        assert_eq!(trouble.why, expected);
+        assert!(trouble.advice.contains("from one CA"), "{trouble:?}");
+    }
 }
