@@ -1,0 +1,197 @@
+//! The life of a volume at its group's word: prepare, compare, enter, drain, leave.
+//!
+//! Invariants: W7, D9, L5. Not here: what happens within a session (`order`) or a comparison
+//! (`compare`).
+
+use base::ids::{ClientId, ConnNonce, Session};
+use base::request::{Completion, RequestError};
+use base::rules::Rule;
+use base::time::Instant;
+
+use super::{Drain, Phase, Volume, VolumeConfig};
+use crate::compare::Compare;
+use crate::order::mirror::{Mirror, SessionInfo};
+use crate::order::writes;
+use crate::outbox::{CloseReason, IoUse};
+use crate::port::{Role, SyncRole, VolumeCommand, VolumeReport};
+use crate::rewrite::Rewrite;
+
+impl Volume {
+    /// The group decided.
+    pub fn handle_command(&mut self, now: Instant, command: VolumeCommand) {
+        match command {
+            VolumeCommand::Prepare { session, role, rewrite } => {
+                self.prepare(session, role, rewrite);
+            }
+            VolumeCommand::Compare { session, conn_nonce, role, scope, seed } => {
+                self.assert_quiet();
+                let Phase::Idle = self.phase else {
+                    panic!("a comparison follows its preparation")
+                };
+                let VolumeConfig { size, rules, .. } = self.config;
+                self.phase = Phase::Comparing(Compare::new(role, scope, seed, size, rules));
+                self.progress_at = Instant::ZERO;
+                self.begin(now, session, conn_nonce);
+            }
+            VolumeCommand::Enter { session, conn_nonce, role, granule_bytes } => {
+                let VolumeConfig { size, rules, .. } = self.config;
+                let info = SessionInfo { session, conn_nonce, role, size, granule_bytes, rules };
+                self.enter(now, info);
+            }
+            VolumeCommand::Leave { session } => self.leave(session),
+            VolumeCommand::DiscardHeld => {
+                self.refusing = true;
+                self.close_everything(CloseReason::HeldTooLong);
+            }
+            VolumeCommand::Drain { .. } => self.drain = Drain::Wanted,
+            VolumeCommand::FailureRecorded => {
+                if let Phase::Active(mirror) = &mut self.phase {
+                    mirror.failure_recorded(&mut self.out);
+                }
+            }
+            VolumeCommand::Shutdown => {
+                while let Some(arrival) = self.held.pop_front() {
+                    let completion = Completion::Failed(RequestError::ShuttingDown);
+                    self.out.reply(arrival.id, completion);
+                }
+                self.refusing = true;
+                self.close_everything(CloseReason::Stopping);
+            }
+        }
+    }
+
+    fn close_everything(&mut self, why: CloseReason) {
+        self.held.clear();
+        // A write whose apply is under way stays until that has completed, unanswered.
+        self.carried.clear();
+        self.out.close_all(why);
+        self.prepare_next();
+    }
+
+    fn prepare(&mut self, session: Session, role: SyncRole, rewrite: bool) {
+        self.assert_quiet();
+        assert!(matches!(self.phase, Phase::Idle), "a join begins outside a session");
+        self.failed = false;
+        self.progress_at = Instant::ZERO;
+        self.phase = Phase::Preparing(session, rewrite.then(|| Rewrite::new(self.config.size)));
+        if role == SyncRole::Target {
+            for carried in std::mem::take(&mut self.carried) {
+                if self.config.rules.hold(Rule::TargetDropsOwn) {
+                    self.drop_client(carried.id.client, CloseReason::WriteGivenUp);
+                } else {
+                    self.out.reply(carried.id, Completion::Done);
+                }
+            }
+        }
+        self.prepare_next();
+    }
+
+    fn drop_client(&mut self, client: ClientId, why: CloseReason) {
+        self.held.retain(|arrival| arrival.id.client != client);
+        self.out.close(client, why);
+    }
+
+    /// At the source: applies its own un-acknowledged writes, one after the other.
+    pub(super) fn prepare_next(&mut self) {
+        let Phase::Preparing(session, rewrite) = &self.phase else { return };
+        let busy = if self.config.rules.hold(Rule::QuietBeforeNext) {
+            self.out.in_flight() > 0
+        } else {
+            self.carried.iter().any(|carried| carried.in_flight)
+        };
+        if busy || self.failed {
+            return;
+        }
+        if let Some(carried) = self.carried.iter_mut().find(|carried| !carried.applied) {
+            carried.in_flight = true;
+            let used_for = IoUse::Carried { arrival: carried.arrival };
+            self.out.submit(used_for, writes::operation(&carried.write, carried.write.fua));
+            return;
+        }
+        if rewrite.as_ref().is_some_and(|rewrite| rewrite.advance(&mut self.out)) {
+            return;
+        }
+        let session = *session;
+        self.phase = Phase::Idle;
+        self.out.report(VolumeReport::Prepared { session });
+    }
+
+    fn enter(&mut self, now: Instant, info: SessionInfo) {
+        let SessionInfo { session, conn_nonce, role, .. } = info;
+        let Phase::Comparing(compare) = &self.phase else {
+            panic!("a session begins with a comparison, if only of nothing");
+        };
+        if compare.is_asked_for_more() {
+            let why = "the source goes on comparing after it has said that all is equal".to_owned();
+            self.handle_link_lost(conn_nonce, why);
+            return;
+        }
+        self.assert_quiet();
+        assert!(
+            info.granule_bytes >= self.config.granule_bytes,
+            "W9: locks cover whole blocks of this node's direct I/O"
+        );
+        assert!(
+            role == Role::Orderer || self.carried.is_empty(),
+            "D9: the target of a join has given its own unanswered writes up"
+        );
+        self.phase = Phase::Active(Box::new(Mirror::new(info)));
+        self.refusing = false;
+        self.stuck_reported = false;
+        self.drain = Drain::No;
+        self.begin(now, session, conn_nonce);
+        self.out.report(VolumeReport::Entered { session });
+    }
+
+    /// From here on messages of this session and connection count.
+    fn begin(&mut self, now: Instant, session: Session, conn_nonce: ConnNonce) {
+        self.current = Some((session, conn_nonce));
+        for incoming in std::mem::take(&mut self.early) {
+            self.handle_message(now, incoming);
+        }
+    }
+
+    fn leave(&mut self, session: Session) {
+        self.current = None;
+        self.drain = Drain::No;
+        let mut uncommitted = Vec::new();
+        match std::mem::replace(&mut self.phase, Phase::Leaving(session)) {
+            Phase::Active(mirror) => {
+                assert_eq!(mirror.info().session, session, "the session that is left is ours");
+                let next = &mut self.next_arrival;
+                let number = || {
+                    *next += 1;
+                    *next - 1
+                };
+                let leftovers = mirror.leave(number, &mut self.out);
+                uncommitted = leftovers.uncommitted;
+                self.carried.extend(leftovers.carried);
+                self.held.put_before(leftovers.held);
+            }
+            Phase::Comparing(_) | Phase::Preparing(..) | Phase::Idle | Phase::Leaving(_) => {
+                self.out.reassign(|used_for| match used_for {
+                    IoUse::Carried { arrival } => IoUse::Carried { arrival: *arrival },
+                    _ => IoUse::Orphan,
+                });
+            }
+        }
+        self.out.report(VolumeReport::Left { session, uncommitted });
+        self.report_quiet();
+    }
+
+    pub(super) fn report_quiet(&mut self) {
+        let Phase::Leaving(session) = self.phase else { return };
+        let quiet = self.out.in_flight() == 0 || !self.config.rules.hold(Rule::QuietBeforeNext);
+        if quiet {
+            self.phase = Phase::Idle;
+            self.out.report(VolumeReport::Quiet { session });
+        }
+    }
+
+    fn assert_quiet(&self) {
+        assert!(
+            self.out.in_flight() == 0 || !self.config.rules.hold(Rule::QuietBeforeNext),
+            "W7: everything of the last session has completed"
+        );
+    }
+}
