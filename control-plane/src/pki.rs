@@ -63,6 +63,12 @@ impl Validity {
     }
 }
 
+/// The day (UTC) of a time in seconds since 1970, as people write it.
+pub fn day(seconds: i64) -> String {
+    let time = OffsetDateTime::from_unix_timestamp(seconds);
+    time.map_or_else(|_| format!("{seconds} s since 1970"), |time| time.date().to_string())
+}
+
 fn to_time(seconds: i64) -> Result<OffsetDateTime, PkiError> {
     OffsetDateTime::from_unix_timestamp(seconds)
         .ok()

@@ -112,12 +112,15 @@ pub enum Problem {
     VolumeCount(usize),
     /// A volume of the pair configuration is not in the TOML.
     #[error(
-        "the pair has a volume {name}; add a [[volume]] with name = \"{name}\" and the path of \
-         this node's copy"
+        "the pair has a volume {name}, here {}; add a [[volume]] with name = \"{name}\" and the \
+         path of this node's copy",
+        if found.is_empty() { "is none".to_owned() } else { format!("is only: {found}") }
     )]
     VolumeMissing {
         /// Its name.
         name: VolumeName,
+        /// Those that are there.
+        found: String,
     },
     /// The record's two places are one.
     #[error("both places are the same folder; give two, best on different disks")]
@@ -153,6 +156,29 @@ pub enum Problem {
     Expired {
         /// How long ago, in words.
         ago: String,
+    },
+    /// The certificate does not count yet.
+    #[error("{path} is not valid before {begin}; set this machine's clock, or issue another")]
+    NotYet {
+        /// The certificate.
+        path: PathBuf,
+        /// The day.
+        begin: String,
+    },
+    /// The file or device of a volume cannot be used.
+    #[error("{}", Chain(.0))]
+    Backing(datapath::io::backing::BackingError),
+    /// The file or device of a volume of a node that was initialised is gone.
+    #[error(
+        "{path} is not there, but this node was initialised with it: mount or attach what it is \
+         on; if a file is lost, `truncate -s {size} {path}` makes a blank one, which is filled \
+         from the other node"
+    )]
+    ImageGone {
+        /// Which.
+        path: PathBuf,
+        /// Of the volume, in bytes.
+        size: u64,
     },
     /// A folder or file does not exist.
     #[error("{path} does not exist{hint}")]

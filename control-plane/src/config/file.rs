@@ -157,6 +157,15 @@ pub fn parse_size(text: &str) -> Option<u64> {
     text.parse::<ByteSize>().ok().map(|size| size.as_u64())
 }
 
+/// What somebody who wrote "64M" may have meant: the unit of 1024, which disks have.
+pub fn size_meant(text: &str) -> Option<String> {
+    let text = text.trim();
+    let number = text.strip_suffix(|c: char| "KMGTPkmgtp".contains(c))?.trim_end();
+    let unit = text.chars().next_back()?.to_ascii_uppercase();
+    let meant = format!("{number}{unit}iB");
+    (!number.is_empty() && parse_size(&meant).is_some()).then_some(meant)
+}
+
 /// Reads the file's form and puts defaults and folders in.
 pub(super) fn parse(file: &Path, text: &str) -> Result<NodeConfig, ConfigError> {
     let form = |key: &str, line: Option<usize>, message: &str| ConfigError::Form {

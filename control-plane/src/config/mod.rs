@@ -19,7 +19,7 @@ use base::limits::Timers;
 use serde::{Deserialize, Serialize};
 
 pub use error::{ConfigError, Problem};
-pub use file::parse_size;
+pub use file::{parse_size, size_meant};
 pub use pair::{Difference, PairConfig, PairFileError, PairVolume};
 
 /// Whether NBD clients must speak TLS and show a host's certificate.
@@ -262,7 +262,9 @@ impl NodeConfig {
     ) -> Result<Vec<&'a VolumeSection>, ConfigError> {
         let find = |wanted: &PairVolume| {
             self.volumes.iter().find(|v| v.name == wanted.name).ok_or_else(|| {
-                let problem = Problem::VolumeMissing { name: wanted.name.clone() };
+                let found = self.volumes.iter().map(|volume| volume.name.to_string());
+                let found = found.collect::<Vec<_>>().join(", ");
+                let problem = Problem::VolumeMissing { name: wanted.name.clone(), found };
                 ConfigError::refused(&self.file, None, "volume", problem)
             })
         };

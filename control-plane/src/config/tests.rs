@@ -96,6 +96,29 @@ fn every_preset_has_a_word() {
 }
 
 #[test]
+fn what_a_lone_letter_may_have_meant_is_said() {
+    for (text, meant) in [
+        ("64M", Some("64MiB")),
+        ("64 g", Some("64GiB")),
+        ("1.5T", Some("1.5TiB")),
+        ("M", None),
+        ("64X", None),
+        ("x64M", None),
+        ("", None),
+    ] {
+        assert_eq!(size_meant(text).as_deref(), meant, "{text}");
+    }
+}
+
+#[test]
+fn a_volume_that_the_file_lacks_is_named_with_those_it_has() {
+    let agreed = good().agreement().expect("complete");
+    let config = parse(&GOOD.replace("\"vol1\"", "\"volume1\"")).expect("good");
+    let error = config.local_volumes(&agreed).expect_err("one is missing").to_string();
+    assert!(error.contains("the pair has a volume vol1, here is only: vol0, volume1;"), "{error}");
+}
+
+#[test]
 fn refusals_name_file_line_key_and_what_is_allowed() {
     let cases = [
         ("data_dir = \"a\"", "data_dri = \"a\""),

@@ -5,7 +5,7 @@
 
 use std::error::Error;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base::identity::{Identity, Kind};
@@ -87,8 +87,29 @@ pub enum ClientError {
         /// Why, in its words.
         refusal: Refusal,
     },
+    /// The socket is somebody else's.
+    #[error(
+        "{target} may be used only by root and by the user that the node runs as; run this as that \
+         user, or ask with --node HOST:PORT and an operator's identity"
+    )]
+    NotOwner {
+        /// Where.
+        target: Target,
+    },
+    /// Something answers, but neither TLS nor HTTP.
+    #[error(
+        "what answers at {target} is not a node's admin port; give the address of [admin] listen \
+         in that node's file, for example 10.0.0.2:10811"
+    )]
+    WrongPort {
+        /// Where.
+        target: Target,
+        /// What came.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// One side does not accept the other's certificate.
-    #[error("no trust between {identity} and {target}")]
+    #[error("no trust between {identity} and {target}: {}", distrust(source, identity))]
     Certificate {
         /// Where.
         target: Target,
@@ -263,32 +284,73 @@ fn read_answer<T: DeserializeOwned>(
 
 /// Distrust is not the same as absence: the first needs another certificate, the second a retry.
 fn failure(target: &Target, error: Box<dyn Error + Send + Sync>) -> ClientError {
-    match (target, tls_reason(error.as_ref())) {
+    let reason = tls_reason(error.as_ref());
+    let refused = find::<io::Error>(error.as_ref())
+        .is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+    let garbled = reason.is_none()
+        && (find::<rustls::Error>(error.as_ref()).is_some()
+            || find::<hyper::Error>(error.as_ref()).is_some_and(hyper::Error::is_parse));
+    let target = target.clone();
+    match (&target, reason) {
         (Target::Remote { identity, .. }, Some(reason)) => ClientError::Certificate {
-            target: target.clone(),
             identity: identity.clone(),
             source: Box::new(reason.clone()),
+            target,
         },
-        _ => ClientError::Unreachable { target: target.clone(), source: error },
+        (Target::Socket(_), _) if refused => ClientError::NotOwner { target },
+        _ if garbled => ClientError::WrongPort { target, source: error },
+        _ => ClientError::Unreachable { target, source: error },
     }
 }
 
 /// What the TLS library says about certificates, if that is behind `error`.
 fn tls_reason<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    find::<rustls::Error>(error).filter(|reason| {
+        matches!(reason, rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_))
+    })
+}
+
+/// The first `E` in the chain that begins with `error`; inside an `io::Error`, too.
+fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
     while let Some(error) = next {
         let inner = error.downcast_ref::<io::Error>().and_then(|io| io.get_ref());
-        let found = error
-            .downcast_ref::<rustls::Error>()
-            .or_else(|| inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()));
-        if let Some(reason) = found {
-            let about_trust = matches!(
-                reason,
-                rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)
-            );
-            return about_trust.then_some(reason);
+        let found =
+            error.downcast_ref::<E>().or_else(|| inner.and_then(|inner| inner.downcast_ref::<E>()));
+        if found.is_some() {
+            return found;
         }
         next = error.source();
     }
     None
+}
+
+/// Who refuses whose certificate, and what to do about it.
+fn distrust(reason: &rustls::Error, identity: &Path) -> String {
+    use rustls::{AlertDescription as Alert, CertificateError};
+    let identity = identity.display();
+    match reason {
+        rustls::Error::AlertReceived(Alert::CertificateExpired) => format!(
+            "the node refuses the certificate in {identity}, because it has ended or is not valid \
+             yet; issue another with `stretch pki issue --kind operator`, or set the clock of the \
+             node's machine"
+        ),
+        rustls::Error::AlertReceived(Alert::UnknownCA | Alert::DecryptError) => format!(
+            "the node refuses the certificate in {identity}, because another CA issued it; use one \
+             that the node's CA issued"
+        ),
+        rustls::Error::AlertReceived(_) => {
+            format!("the node refuses the certificate in {identity}; its log says why")
+        }
+        rustls::Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        ) => "the node's certificate has ended; issue the node another with `stretch pki issue`, \
+              put it into its folder and restart the node"
+            .to_owned(),
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => format!(
+            "the node's certificate was issued by another CA than the one in {identity}; use an \
+             identity of the node's deployment"
+        ),
+        _ => "the node's certificate is refused".to_owned(),
+    }
 }

@@ -39,7 +39,8 @@ pub enum InitError {
     /// There is a record already.
     #[error(
         "{path} is there: this node was initialised before; nothing was changed. \
-         Start it with `stretch node`; to begin anew, remove its record folders yourself"
+         Start it with `stretch node`; to begin anew with both nodes see docs/OPERATIONS.md, \
+         Replacing a node"
     )]
     Exists {
         /// The record.
@@ -51,6 +52,15 @@ pub enum InitError {
          with --source here and without it at the other node; if it does not count, remove it"
     )]
     HoldsData {
+        /// The image.
+        path: PathBuf,
+    },
+    /// `--source` for an image that is not there.
+    #[error(
+        "{path} is not there; nothing was changed. --source keeps an image that exists: put it \
+         there; or leave --source out, and a blank one is made"
+    )]
+    SourceAbsent {
         /// The image.
         path: PathBuf,
     },
@@ -96,13 +106,36 @@ pub fn init(
     if let Some(path) = record_files(config).into_iter().find(|path| path.exists()) {
         return Err(InitError::Exists { path });
     }
+    config.check_folders()?;
+    let locals = config.local_volumes(agreement)?;
+    if let Some(absent) = locals.iter().find(|local| source && !local.path.exists()) {
+        return Err(InitError::SourceAbsent { path: absent.path.clone() });
+    }
     let data_dir = &config.node.data_dir;
     fs::create_dir_all(data_dir).map_err(io_error("make", data_dir))?;
     let _lock = lock_node(data_dir)?;
     let mut report = InitReport::default();
+    let done = make_node(config, agreement, source, &mut report);
+    if done.is_err() {
+        // Best effort: neither was there before, and half a node cannot be used. Records first, so
+        // that none is left that names a lost image.
+        for path in record_files(config).iter().chain(&report.made) {
+            let _ = fs::remove_file(path);
+        }
+    }
+    done.map(|()| report)
+}
+
+fn make_node(
+    config: &NodeConfig,
+    agreement: &PairConfig,
+    source: bool,
+    report: &mut InitReport,
+) -> Result<(), InitError> {
+    let data_dir = &config.node.data_dir;
     let mut opened = Vec::new();
     for (volume, local) in agreement.volumes.iter().zip(config.local_volumes(agreement)?) {
-        opened.push(open_volume(volume, local, source, &mut report)?);
+        opened.push(open_volume(volume, local, source, report)?);
     }
     store_pair(&config.node.record_dirs, agreement)?;
     let mut disks = Vec::new();
@@ -111,8 +144,7 @@ pub fn init(
     for (volume, backing) in agreement.volumes.iter().zip(opened) {
         disks.push((volume.id, write_volume(data_dir, volume, backing, generation)?));
     }
-    write_record(config, agreement, source, generation, volumes_digest(disks.into_iter()))?;
-    Ok(report)
+    write_record(config, agreement, source, generation, volumes_digest(disks.into_iter()))
 }
 
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> InitError {
@@ -129,6 +161,7 @@ fn open_volume(
     let path = &local.path;
     let made = !path.exists();
     if made {
+        report.made.push(path.clone());
         make_image(path, volume.size).map_err(io_error("make", path))?;
     }
     let backing = Backing::open(path, volume.size, Direct::Off)?;
@@ -136,10 +169,8 @@ fn open_volume(
     if !made && !source && !backing.is_device() && backing.has_data_extents() {
         return Err(InitError::HoldsData { path: path.clone() });
     }
-    if made {
-        report.made.push(path.clone())
-    } else {
-        report.adopted.push(path.clone())
+    if !made {
+        report.adopted.push(path.clone());
     }
     Ok(backing)
 }
@@ -147,7 +178,6 @@ fn open_volume(
 /// A sparse file of exactly the volume's size.
 fn make_image(path: &Path, size: u64) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
     let file: File = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.set_len(size)?;
     file.sync_all()?;

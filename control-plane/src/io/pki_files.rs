@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use base::io::tls::{CA_CERT, CLIENT_CERT, CLIENT_KEY, SERVER_CERT, SERVER_KEY};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+use x509_parser::pem::Pem;
 
 use crate::pki::{self, Half, PkiError, Request, Validity};
 
@@ -97,6 +98,15 @@ pub fn issue(dir: &Path, request: &Request) -> Result<PathBuf, PkiFileError> {
     Ok(folder)
 }
 
+/// Who signed the first certificate of the file at `path`; none if that cannot be told.
+pub fn issuer(path: &Path) -> Option<String> {
+    let bytes = fs::read(path).ok()?;
+    let pem = Pem::iter_from_buffer(&bytes).next()?.ok()?;
+    let cert = pem.parse_x509().ok()?;
+    let name = cert.issuer().iter_common_name().next()?.as_str().ok()?;
+    Some(name.to_owned())
+}
+
 fn read(path: &Path) -> Result<String, PkiFileError> {
     fs::read_to_string(path).map_err(|error| PkiFileError::NoAuthority(path.to_owned(), error))
 }
@@ -129,7 +139,6 @@ mod tests {
 
     use base::identity::Identity;
     use base::io::tls::{TlsError, TlsIdentity};
-    use x509_parser::pem::Pem;
 
     use super::*;
 

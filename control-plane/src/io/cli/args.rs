@@ -8,11 +8,11 @@ use std::time::Duration;
 use base::frame::WIRE_VERSION;
 use base::identity::Kind;
 use base::ids::NodeName;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::pair::PairFileVersion;
-use crate::config::parse_size;
+use crate::config::{parse_size, size_meant};
 use crate::pki::DAYS_DEFAULT;
 use crate::record::{header, layout, stamp};
 use crate::state_word::StateWord;
@@ -68,7 +68,8 @@ pub(super) struct DemoArgs {
     /// The demo's folder; what is in it is kept and used again
     #[arg(long, value_name = "D", default_value = "stretch-demo")]
     pub(super) dir: PathBuf,
-    /// Size of the volume of a new folder [default: 1GiB]
+    /// Size of the volume of a new folder: bytes, or with a unit as in 64MiB or 10GB
+    /// [default: 1GiB]
     #[arg(long, value_name = "S", value_parser = size)]
     pub(super) size: Option<u64>,
     /// Only make the folder
@@ -118,7 +119,7 @@ pub(super) enum PkiCommand {
         #[arg(long, value_name = "D")]
         dir: PathBuf,
         /// Days until it ends
-        #[arg(long, value_name = "N", default_value_t = DAYS_DEFAULT)]
+        #[arg(long, value_name = "N", default_value_t = DAYS_DEFAULT, value_parser = days())]
         days: u32,
     },
     /// Make the identity of one holder: the folder D/NAME
@@ -142,7 +143,7 @@ pub(super) struct IssueArgs {
     #[arg(long, value_name = "NAME")]
     pub(super) dns: Vec<String>,
     /// Days until it ends
-    #[arg(long, value_name = "N", default_value_t = DAYS_DEFAULT)]
+    #[arg(long, value_name = "N", default_value_t = DAYS_DEFAULT, value_parser = days())]
     pub(super) days: u32,
 }
 
@@ -153,7 +154,7 @@ pub(super) struct TargetArgs {
     #[arg(long, value_name = "F", conflicts_with = "node")]
     pub(super) config: Option<PathBuf>,
     /// A node anywhere, by its admin port
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
     pub(super) node: Option<String>,
     /// Folder of an operator's identity [default: $STRETCH_IDENTITY, /etc/stretch/operator]
     #[arg(long, value_name = "DIR", requires = "node")]
@@ -176,14 +177,15 @@ pub(super) struct StatusArgs {
 pub(super) struct WaitArgs {
     #[command(flatten)]
     pub(super) target: TargetArgs,
-    /// The state to wait for
+    /// The state to wait for: starting, active-active, deciding, solo, resync-source,
+    /// resync-target, ready, fenced, limbo, broken or stopped
     #[arg(long, value_name = "S")]
     pub(super) state: StateWord,
-    /// And the mode
+    /// And the mode: witnessed, preferred:NAME or none
     #[arg(long, value_name = "M")]
     pub(super) mode: Option<Mode>,
-    /// How long at most
-    #[arg(long, value_name = "T", default_value = "30s", value_parser = humantime::parse_duration)]
+    /// How long at most, for example 30s, 500ms or 2min
+    #[arg(long, value_name = "T", default_value = "30s", value_parser = duration)]
     pub(super) timeout: Duration,
     /// Print the status that was waited for as JSON
     #[arg(long)]
@@ -198,9 +200,36 @@ fn kind(word: String) -> Kind {
 
 fn size(text: &str) -> Result<u64, String> {
     parse_size(text).ok_or_else(|| {
-        "allowed: bytes, or one of the units B, KiB, MiB, GiB, TiB, PiB, kB, MB, GB, TB, PB"
-            .to_owned()
+        let allowed =
+            "allowed: bytes, or one of the units B, KiB, MiB, GiB, TiB, PiB, kB, MB, GB, TB, PB";
+        match size_meant(text) {
+            Some(meant) => format!("{allowed}; did you mean {meant}?"),
+            None => allowed.to_owned(),
+        }
     })
+}
+
+/// A certificate is valid for a day at least.
+fn days() -> RangedU64ValueParser<u32> {
+    RangedU64ValueParser::new().range(1..)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "allowed: a number and a unit, for example 30s, 500ms or 2min".to_owned())
+}
+
+fn host_port(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+    let port: Result<u16, _> = port.parse();
+    // More colons than one belong to an IPv6 address, which stands in brackets.
+    let bare = !host.starts_with('[') && host.contains(':');
+    if host.is_empty() || bare || !port.is_ok_and(|port| port != 0) {
+        return Err("give HOST:PORT, the node's [admin] listen, for example 10.0.0.2:10811 or \
+                    [fd00::2]:10811"
+            .to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {

@@ -12,6 +12,8 @@ use super::{Failure, Outcome, say, say_json};
 use crate::config::{Difference, NodeConfig, PairConfig};
 use crate::io::admin_client::{self, ClientError, Target};
 use crate::io::config_file::load_pair;
+use crate::io::pki_files;
+use crate::pki::day;
 use crate::status::{NodeStatus, Wanted, change_line, render};
 
 /// Names the configuration file where nothing on the command line does.
@@ -77,14 +79,21 @@ pub(super) fn config(command: &ConfigCommand) -> Outcome {
 
 fn check(file: &Path) -> Outcome {
     let config = NodeConfig::load(file)?;
-    config.check_files()?;
-    say(&format!(
-        "{}: good: node {}, peer {}, {} volume(s)",
+    let identity = config.check_files()?;
+    let mut text = format!(
+        "{}: good: node {}, peer {}, {} volume(s)\n",
         file.display(),
         config.node.name,
         config.peer.name,
         config.volumes.len()
-    ))?;
+    );
+    for term in &identity.terms {
+        let issuer = pki_files::issuer(&term.path);
+        let issuer = issuer.map_or(String::new(), |name| format!("issued by {name}, "));
+        let (path, end) = (term.path.display(), day(term.end));
+        text.push_str(&format!("  {path}: {issuer}valid until {end}\n"));
+    }
+    say(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,6 +1,9 @@
 //! Commands that make or run something: `node`, `demo`, `init`, `pki`.
 
+use std::fs;
 use std::io::IsTerminal;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -11,11 +14,12 @@ use tracing_subscriber::EnvFilter;
 
 use super::args::{DemoArgs, InitArgs, IssueArgs, NodeArgs, PkiCommand};
 use super::{Failure, Outcome, RunNode, say};
-use crate::config::NodeConfig;
+use crate::config::{ConfigError, NodeConfig};
 use crate::io::demo::{self, Options};
+use crate::io::init::{self, InitError};
+use crate::io::pki_files;
 use crate::io::stop_signals::StopSignals;
-use crate::io::{init, pki_files};
-use crate::pki::{Request, Validity};
+use crate::pki::{Request, Validity, day};
 
 /// Addresses of the demo: a, b, the witness.
 const DEMO_ADDRESSES: usize = 3;
@@ -27,7 +31,10 @@ pub(super) fn node(args: &NodeArgs, run_node: RunNode) -> Outcome {
     }
     let config = NodeConfig::load(&args.config)?;
     begin_log(&config.node.log);
-    run_node(config, signals).map_err(Failure::Refused)
+    run_node(config, signals).map_err(|error| {
+        // As `config check` says of the same file.
+        if error.is::<ConfigError>() { Failure::Usage(error) } else { Failure::Refused(error) }
+    })
 }
 
 /// From now on the end of the parent is the end of this process, however the parent ends.
@@ -67,16 +74,33 @@ pub(super) fn demo(args: DemoArgs) -> Outcome {
 pub(super) fn init(args: &InitArgs) -> Outcome {
     let config = NodeConfig::load(&args.config)?;
     let agreement = config.agreement()?;
-    let report = init::init(&config, &agreement, args.source).map_err(Failure::refused)?;
+    let report = init::init(&config, &agreement, args.source).map_err(|error| match error {
+        InitError::Config(error) => Failure::from(error),
+        error => Failure::refused(error),
+    })?;
     for path in &report.made {
-        say(&format!("made {}", path.display()))?;
+        say(&format!("made {}, which is blank", path.display()))?;
     }
     for path in &report.adopted {
-        say(&format!("adopted {} as it is", path.display()))?;
+        say(&adopted(path, args.source))?;
     }
     let places = config.node.record_dirs.each_ref().map(|dir| dir.display().to_string());
     say(&format!("made the record of node {} in {}", config.node.name, places.join(" and ")))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What becomes of what was there already.
+fn adopted(path: &Path, source: bool) -> String {
+    let device = fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device());
+    let path = path.display();
+    match (source, device) {
+        (true, _) => format!("kept {path} as it is: it is copied to the other node"),
+        (false, false) => format!("uses {path}, which is blank"),
+        (false, true) => format!(
+            "uses {path}; what it holds does not count and is overwritten from the other node's \
+             copy (init --source would keep it)"
+        ),
+    }
 }
 
 pub(super) fn pki(command: &PkiCommand) -> Outcome {
@@ -84,7 +108,11 @@ pub(super) fn pki(command: &PkiCommand) -> Outcome {
         PkiCommand::Ca { dir, days } => {
             let validity = Validity::days(clock::unix_seconds(), *days);
             pki_files::make_authority(dir, validity).map_err(Failure::refused)?;
-            say(&format!("made a CA in {}; keep {} secret", dir.display(), pki_files::CA_KEY))?;
+            let (dir, end) = (dir.display(), day(validity.end));
+            say(&format!(
+                "made a CA in {dir}, valid until {end}; keep {} secret",
+                pki_files::CA_KEY
+            ))?;
         }
         PkiCommand::Issue(args) => issue(args)?,
     }
@@ -101,5 +129,6 @@ fn issue(args: &IssueArgs) -> Result<(), Failure> {
     let folder = pki_files::issue(&args.dir, &request)
         .with_context(|| format!("no identity for {}", request.holder))
         .map_err(Failure::Refused)?;
-    say(&format!("made {} in {}", request.holder, folder.display()))
+    let end = day(request.validity.end);
+    say(&format!("made {} in {}, valid until {end}", request.holder, folder.display()))
 }
