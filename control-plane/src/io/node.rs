@@ -5,6 +5,7 @@
 //! fault that the pair survives.
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
@@ -42,7 +43,7 @@ use super::group_thread::{self, VolumeHandle};
 use super::mailbox::SharedGate;
 use super::metrics::{Latencies, Metrics, Transitions};
 use super::peer_link::{PeerLinks, random_bytes};
-use super::record_writer::{self, VolumeParts};
+use super::record_writer::{self, StartError, VolumeParts, lock_node};
 use super::stop_signals::StopSignals;
 use super::volume_thread::{self, Mail, Report, VolumeCounters};
 use crate::config::{self, NbdTls, NodeConfig, PairConfig};
@@ -71,10 +72,10 @@ pub fn run(config: &NodeConfig, signals: StopSignals) -> Result<ExitCode> {
     allow_many_files();
     memory::bound_what_is_kept();
     let identity = config.load_identity()?;
-    let pair = load_pair(&config.node.record_dirs)
-        .context("this node has no pair configuration: run `stretch init` once")?;
+    let pair = load_pair(&config.node.record_dirs)?;
+    let lock = lock_folder(&config.node.data_dir)?;
     let backings = open_volumes(config, &pair)?;
-    let node = Node::start(config, pair, &identity, &backings)?;
+    let node = Node::start(config, pair, &identity, &backings, lock)?;
     node.wait(signals)
 }
 
@@ -109,11 +110,47 @@ fn open_volumes(config: &NodeConfig, pair: &PairConfig) -> Result<Vec<Arc<Backin
             config::Direct::On => Direct::On,
             config::Direct::Off => Direct::Off,
         };
-        let backing = open_volume(&local.path, volume.size, direct)
-            .with_context(|| format!("volume {}", volume.name))?;
+        let backing = open_volume(&local.path, volume.size, direct).map_err(|error| {
+            let advice = backing_advice(&error, volume.size);
+            anyhow::Error::new(error).context(format!("volume {}{advice}", volume.name))
+        })?;
         backings.push(Arc::new(backing));
     }
     Ok(backings)
+}
+
+/// What to do about a volume that cannot be opened, where its own words do not say.
+fn backing_advice(error: &BackingError, size: u64) -> String {
+    match error {
+        BackingError::Open { path, source } if source.kind() == io::ErrorKind::NotFound => {
+            if path.starts_with("/dev") {
+                return ": its device is not there: attach it".to_owned();
+            }
+            format!(
+                ": its file is not there: if it is only not mounted, mount it; if it is lost, \
+                 `truncate -s {size} {}` makes an empty one, which this node then fills from \
+                 the other node's copy",
+                path.display()
+            )
+        }
+        BackingError::DeviceSize { actual: 0, .. } => {
+            ": its device has no size: is it attached?".to_owned()
+        }
+        // The others say what to do themselves.
+        _ => String::new(),
+    }
+}
+
+/// Takes the node's lock as soon as it is free; before anything else of the node is opened, so
+/// that a node that runs already is named as such.
+fn lock_folder(data_dir: &Path) -> Result<File, StartError> {
+    let give_up = clock::now() + BUSY_TIMEOUT;
+    loop {
+        match lock_node(data_dir) {
+            Err(StartError::Locked { .. }) if clock::now() < give_up => thread::sleep(BUSY_STEP),
+            result => return result,
+        }
+    }
 }
 
 /// Opens a volume as soon as it is free. The kernel keeps the files of an ended process open, and
@@ -155,9 +192,10 @@ impl Node {
         pair: PairConfig,
         identity: &TlsIdentity,
         backings: &[Arc<Backing>],
+        lock: File,
     ) -> Result<Self> {
         let rules = rules();
-        let record = start_record(config, &pair, backings, rules)?;
+        let record = start_record(config, &pair, backings, rules, lock)?;
         let (reports, report_queue) = mpsc::channel(REPORTS_MAX);
         let (measured, measured_queue) = mpsc::channel(MEASURED_MAX);
         let gate = Arc::new(SharedGate::default());
@@ -230,6 +268,7 @@ fn start_record(
     pair: &PairConfig,
     backings: &[Arc<Backing>],
     rules: Rules,
+    lock: File,
 ) -> Result<record_writer::Started> {
     let record = record_writer::start(
         &config.node.name,
@@ -238,6 +277,7 @@ fn start_record(
         &volume_parts(pair, backings),
         Incarnation(random_bytes()),
         rules,
+        lock,
     )?;
     for text in record.state.texts() {
         error!("{text}");
@@ -426,6 +466,7 @@ struct GroupStart {
 }
 
 fn spawn_group(start: GroupStart) -> Result<JoinHandle<()>> {
+    let address = start.local;
     let (ready, started) = std::sync::mpsc::channel();
     let thread = thread::Builder::new().name("group".to_owned()).spawn(move || {
         let runtime = current_thread_runtime().expect("a runtime needs only an epoll descriptor");
@@ -444,7 +485,12 @@ fn spawn_group(start: GroupStart) -> Result<JoinHandle<()>> {
             run_group(start, listener).await;
         }));
     })?;
-    started.recv().context("the group thread ended")?.context("the address of the peer link")?;
+    started.recv().context("the group thread ended")?.with_context(|| {
+        format!(
+            "cannot listen at {address} for the peer: `address` in [node] must be this machine's, \
+             and no other process may use its port"
+        )
+    })?;
     Ok(thread)
 }
 

@@ -47,13 +47,16 @@ pub struct VolumeParts {
 #[non_exhaustive]
 pub enum StartError {
     /// Another process runs on the same folder.
-    #[error("{path} is locked: another process runs this node")]
+    #[error("another process runs this node (it holds {path}): stop that one, or leave it alone")]
     Locked {
         /// The lock.
         path: PathBuf,
     },
     /// The lock cannot be made.
-    #[error("cannot lock {path}: data_dir must be there, made by `stretch init`")]
+    #[error(
+        "cannot lock {path}: data_dir must be there and writable; if this node ran before, mount \
+         it; `stretch init` makes it for a node that never ran"
+    )]
     Lock {
         /// The lock.
         path: PathBuf,
@@ -92,10 +95,10 @@ pub struct Started {
     pub writer: RecordWriter,
 }
 
-/// Locks the node's folder, reads everything, judges it, and starts the writer's thread.
+/// Under the lock of the node's folder: reads everything, judges it, starts the writer's thread.
 ///
 /// # Errors
-/// The folder is in use, or there is no record to start from.
+/// There is no record to start from.
 pub fn start(
     node: &NodeName,
     data_dir: &Path,
@@ -103,8 +106,8 @@ pub fn start(
     volumes: &[VolumeParts],
     incarnation: Incarnation,
     rules: Rules,
+    lock: File,
 ) -> Result<Started, StartError> {
-    let lock = lock_node(data_dir)?;
     let (mut places, reads) = Places::read(record_dirs);
     let chosen = choose(&reads);
     let run_file = chosen.as_ref().and_then(|c| run_file(node, &c.record.volumes_digest));
@@ -300,7 +303,7 @@ fn read_number(path: &Path) -> Option<u64> {
 /// Where the newest record's number is kept until the machine restarts: below /run, for root, or
 /// in the user's own folder there. Two nodes of one name on a machine (a demo beside another) are
 /// told apart by their volumes' disk ids, which a restored copy of the record has, too.
-fn run_file(node: &NodeName, volumes_digest: &[u8; 16]) -> Option<PathBuf> {
+pub(super) fn run_file(node: &NodeName, volumes_digest: &[u8; 16]) -> Option<PathBuf> {
     let folder = if rustix::process::geteuid().is_root() {
         PathBuf::from("/run/stretch")
     } else {
@@ -320,6 +323,16 @@ pub fn note_record(node: &NodeName, volumes_digest: &[u8; 16], record_seq: u64) 
     if let Some(path) = run_file(node, volumes_digest) {
         // It only helps to notice a rollback: an error here costs no more.
         let _ = fs::write(path, record_seq.to_string());
+    }
+}
+
+/// Removes what [`note_record`] keeps of a node that is down.
+pub fn forget_record(node: &NodeName, record_dirs: &[PathBuf; 2]) {
+    let (_, reads) = Places::read(record_dirs);
+    let digest = choose(&reads).map(|chosen| chosen.record.volumes_digest);
+    if let Some(path) = digest.and_then(|digest| run_file(node, &digest)) {
+        // It is gone at the next start of the machine in any case.
+        let _ = fs::remove_file(path);
     }
 }
 

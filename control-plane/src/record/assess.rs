@@ -130,16 +130,19 @@ pub struct StartState {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AssessError {
-    /// There is no record: the node was never initialised.
+    /// There is no record: the node was never initialised, or its folders are not there.
     #[error(
-        "there is no record in either place: this node was never initialised; run `stretch init` on it once"
+        "there is no record in either place. If this node ran before, do not run `stretch init`: \
+         its record folders are not mounted, or lost: mount them, or put back a backup of them, \
+         and start it again. Only a node that never ran needs `stretch init`, once"
     )]
     NoRecord,
     /// No slot of any place can be read.
     #[error(
-        "no record can be read in either place: this node has lost its identity and cannot join; \
-         the other node's copy is not affected; restore the record directories, or initialise \
-         this node anew as a replacement"
+        "no record can be read in either place: this node does not know any more what its copy is \
+         and cannot join; the other node's copy is not affected. Put back a backup of this node's \
+         whole folder (data, .meta, records), or begin anew with the other node's copy: \
+         docs/OPERATIONS.md, \"When something is wrong\""
     )]
     RecordLost,
     /// The record is another node's.

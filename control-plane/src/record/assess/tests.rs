@@ -262,8 +262,12 @@ fn without_a_record_there_is_nothing_to_judge() {
     let mut input = input();
     input.places = [PlaceRead::Absent, PlaceRead::Absent];
     assert_eq!(assess(&input, Rules::ALL_HOLD), Err(AssessError::NoRecord));
+    let text = AssessError::NoRecord.to_string();
+    assert!(text.contains("If this node ran before, do not run `stretch init`"), "{text}");
     input.places[0] = PlaceRead::Slots([SlotRead::Bad, SlotRead::Bad]);
     assert_eq!(assess(&input, Rules::ALL_HOLD), Err(AssessError::RecordLost));
+    let text = AssessError::RecordLost.to_string();
+    assert!(text.contains("Put back a backup of this node's whole folder"), "{text}");
 }
 
 #[test]
