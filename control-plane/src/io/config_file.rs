@@ -12,8 +12,14 @@ use base::identity::{Identity, Kind};
 use base::io::clock;
 use base::io::tls::TlsIdentity;
 
+use datapath::io::backing::{self, Backing, BackingError};
+
+use super::record_files::RECORD_FILE;
 use crate::config::pair::{FILE_BYTES_MAX, FILE_NAME, choose};
-use crate::config::{ConfigError, NodeConfig, PairConfig, PairFileError, Problem};
+use crate::config::{
+    ConfigError, Direct, NodeConfig, PairConfig, PairFileError, Problem, VolumeSection,
+};
+use crate::pki::day;
 
 /// Largest TOML file that is read, in bytes.
 const TOML_BYTES_MAX: u64 = 1 << 20;
@@ -96,25 +102,84 @@ impl NodeConfig {
         Ok(loaded)
     }
 
-    /// Everything that can be checked without starting: identity, and the folders of volumes.
+    /// Everything that can be checked without starting: identity, folders, what `init` needs if
+    /// it has not been run, and the volumes' files and devices. Returns the identity.
     ///
     /// # Errors
     /// The first thing that would keep the node from starting.
-    pub fn check_files(&self) -> Result<(), ConfigError> {
-        self.load_identity()?;
+    pub fn check_files(&self) -> Result<TlsIdentity, ConfigError> {
+        let identity = self.load_identity()?;
+        let now = clock::unix_seconds();
+        if let Some(term) = identity.terms.iter().find(|term| term.begin > now) {
+            let key = format!("tls.dir = {}", self.tls.dir.display());
+            let problem = Problem::NotYet { path: term.path.clone(), begin: day(term.begin) };
+            return Err(ConfigError::refused(&self.file, None, key, problem));
+        }
+        self.check_folders()?;
+        let initialised = self.node.record_dirs.iter().any(|dir| dir.join(RECORD_FILE).exists());
+        let agreement = match load_pair(&self.node.record_dirs) {
+            Ok(pair) => pair,
+            Err(_) => self.agreement()?,
+        };
+        for (volume, local) in agreement.volumes.iter().zip(self.local_volumes(&agreement)?) {
+            self.check_volume(local, volume.size, initialised)?;
+        }
+        Ok(identity)
+    }
+
+    /// Whether the folders are there in which the node's own folders and images are or will be: a
+    /// folder made where a disk is not mounted would fill the wrong disk, or hide a node's record.
+    ///
+    /// # Errors
+    /// The first one that is not.
+    pub fn check_folders(&self) -> Result<(), ConfigError> {
+        let data_dir = &self.node.data_dir;
+        self.check_parent("node.data_dir".to_owned(), data_dir)?;
+        for (index, dir) in self.node.record_dirs.iter().enumerate() {
+            self.check_parent(format!("node.record_dirs[{index}]"), dir)?;
+        }
         for (index, volume) in self.volumes.iter().enumerate() {
-            let folder = volume.path.parent().unwrap_or(Path::new(""));
-            let folder = if folder == Path::new("") { Path::new(".") } else { folder };
-            if !folder.is_dir() {
-                let problem = Problem::Missing {
-                    path: folder.to_owned(),
-                    hint: "; make the folder, or mount what belongs there",
-                };
-                let key = format!("volume[{index}].path");
-                return Err(ConfigError::refused(&self.file, None, key, problem));
-            }
+            self.check_parent(format!("volume[{index}].path"), &volume.path)?;
         }
         Ok(())
+    }
+
+    fn check_parent(&self, key: String, path: &Path) -> Result<(), ConfigError> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let folder = if folder == Path::new("") { Path::new(".") } else { folder };
+        // data_dir itself is made by init, and so is a record's folder.
+        if path.is_dir() || folder.is_dir() || folder == self.node.data_dir {
+            return Ok(());
+        }
+        let problem = Problem::Missing {
+            path: folder.to_owned(),
+            hint: "; make the folder, or mount what belongs there",
+        };
+        Err(ConfigError::refused(&self.file, None, key, problem))
+    }
+
+    fn check_volume(
+        &self,
+        local: &VolumeSection,
+        size: u64,
+        initialised: bool,
+    ) -> Result<(), ConfigError> {
+        let index = self.volumes.iter().position(|volume| volume.name == local.name);
+        let key = format!("volume[{}].path", index.expect("a volume of this file"));
+        let refused = |problem| Err(ConfigError::refused(&self.file, None, key, problem));
+        let path = local.path.clone();
+        match (path.exists(), initialised) {
+            (false, true) => return refused(Problem::ImageGone { path, size }),
+            (false, false) => return Ok(()),
+            (true, _) => {}
+        }
+        let direct =
+            if local.direct == Direct::On { backing::Direct::On } else { backing::Direct::Off };
+        match Backing::open(&path, size, direct) {
+            // The node runs.
+            Ok(_) | Err(BackingError::Busy { .. }) => Ok(()),
+            Err(error) => refused(Problem::Backing(error)),
+        }
     }
 }
 
