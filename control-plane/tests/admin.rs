@@ -133,29 +133,30 @@ fn only_operators_are_answered_over_tls() {
         &node,
         &log,
         &issue(&pki, "stretch:operator/old", OVER),
-        "certificate expired",
+        ["certificate expired", "pki/old, because it has ended or is not valid yet; issue"],
     );
     assert_distrusted(
         &node,
         &log,
         &issue(&pki, "stretch:operator/new", NOT_YET),
-        "not valid before",
+        ["not valid before", "pki/new, because it has ended or is not valid yet; issue another"],
     );
     let elsewhere = dir.path().join("elsewhere");
     authority(&elsewhere);
     let foreign = issue(&elsewhere, "stretch:operator/alice", valid());
     // With our CA's certificate in its folder the foreigner trusts us; we do not trust it.
     std::fs::copy(pki.join("ca-cert.pem"), foreign.join("ca-cert.pem")).expect("copied");
-    assert_distrusted(&node, &log, &foreign, "UnknownIssuer");
+    let said = "because another ca issued it; use one that the node's ca issued";
+    assert_distrusted(&node, &log, &foreign, ["UnknownIssuer", said]);
 }
 
-/// Both sides say why.
-fn assert_distrusted(node: &FakeNode, log: &Log, identity: &Path, reason: &str) {
+/// Both sides say why: the node's log and the operator's program.
+fn assert_distrusted(node: &FakeNode, log: &Log, identity: &Path, [reason, told]: [&str; 2]) {
     let before = log.text().len();
     let error = ask(&remote(node, identity)).expect_err("must be refused");
     assert!(matches!(error, ClientError::Certificate { .. }), "{}", chain(error));
     let said = chain(error).to_lowercase();
-    assert!(said.contains("alert"), "{said}");
+    assert!(said.contains("alert") && said.contains(told), "{told}: {said}");
     let logged = log.text()[before..].to_owned();
     assert!(logged.contains("its certificate is refused"), "{logged}");
     assert!(logged.contains(reason), "{reason}: {logged}");
@@ -188,7 +189,11 @@ fn a_client_refuses_what_is_no_node() {
     let node = FakeNode::start(&config, &old);
     let error = ask(&remote(&node, &operator)).expect_err("over");
     assert!(matches!(error, ClientError::Certificate { .. }), "{error}");
-    assert!(chain(error).contains("expired"));
+    let said = chain(error);
+    assert!(
+        said.contains("expired") && said.contains("the node's certificate has ended"),
+        "{said}"
+    );
     drop(node);
 
     let elsewhere = dir.path().join("elsewhere");
@@ -198,5 +203,6 @@ fn a_client_refuses_what_is_no_node() {
     let node = FakeNode::start(&config, &foreign);
     let error = ask(&remote(&node, &operator)).expect_err("foreign");
     assert!(matches!(error, ClientError::Certificate { .. }), "{error}");
+    assert!(error.to_string().contains("was issued by another CA than the one in"), "{error}");
     drop(node);
 }

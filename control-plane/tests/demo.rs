@@ -177,6 +177,55 @@ fn a_folder_with_other_things_is_left_alone() {
 }
 
 #[test]
+fn a_first_run_that_fails_takes_away_what_it_made_and_nothing_else() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = dir.path().join("demo");
+    let folder_text = folder.display().to_string();
+    std::fs::create_dir(&folder).expect("made");
+    // A file where a node's folder has to be.
+    std::fs::write(folder.join("b"), "mine").expect("written");
+    let prepare = ["demo", "--prepare", "--dir", &folder_text, "--size", "8MiB"];
+    let output = stretch(&prepare);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("no demo was made in"), "{}", text(&output.stderr));
+    let left: Vec<_> = std::fs::read_dir(&folder).expect("there").flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(std::fs::read_to_string(folder.join("b")).expect("kept"), "mine");
+    std::fs::remove_file(folder.join("b")).expect("there");
+    assert!(stretch(&prepare).status.success());
+
+    // An address that is in use is named before anything is made.
+    let addresses = addresses();
+    let first = addresses.split(',').next().expect("three");
+    let _used = std::net::TcpListener::bind(format!("{first}:10811")).expect("ours");
+    let other = dir.path().join("other");
+    let other_text = other.display().to_string();
+    let output = stretch(&["demo", "--dir", &other_text, "--addresses", &addresses]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains(&format!("{first}:10811 is in use")), "{said}");
+    assert!(said.contains("give three others with --addresses A,B,W"), "{said}");
+    assert!(!other.exists());
+}
+
+#[test]
+fn a_node_that_cannot_start_ends_the_demo_with_its_reason() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = dir.path().display().to_string();
+    let addresses = addresses();
+    let prepare = ["demo", "--prepare", "--dir", &folder, "--size", "8MiB", "--addresses"];
+    assert!(stretch(&[&prepare[..], &[&addresses]].concat()).status.success());
+    std::fs::remove_file(dir.path().join("b/vol0.img")).expect("there");
+    let output = stretch(&["demo", "--dir", &folder]);
+    assert_eq!(output.status.code(), Some(1));
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(out.contains("b ended (exit status: 1); its last lines:\n  stretch: "), "{out}");
+    assert!(out.contains("b/vol0.img"), "{out}");
+    assert!(out.contains(&format!(" node --config {folder}/b.toml")), "{out}");
+    assert!(err.contains("node b failed, so the pair cannot be ready"), "{err}");
+}
+
+#[test]
 fn a_demo_is_ready_refuses_a_second_stops_cleanly_and_comes_back() {
     let dir = tempfile::tempdir().expect("a folder");
     let addresses = addresses();

@@ -180,8 +180,10 @@ pub(super) fn parse(file: &Path, text: &str) -> Result<NodeConfig, ConfigError> 
         },
     };
     let line_at = |error: &toml::de::Error| error.span().map(|span| line_number(text, span.start));
-    let deserializer = toml::Deserializer::parse(text)
-        .map_err(|error| form("", line_at(&error), error.message()))?;
+    let deserializer = toml::Deserializer::parse(text).map_err(|error| {
+        let line = line_at(&error);
+        form(key_in(text, line), line, error.message())
+    })?;
     let parsed: File = serde_path_to_error::deserialize(deserializer).map_err(|error| {
         let key = match error.path().to_string() {
             top if top == "." => String::new(),
@@ -263,6 +265,14 @@ pub(super) fn line_of(text: &str, key: &str) -> Option<usize> {
         };
     }
     found.map(|offset| line_number(text, offset))
+}
+
+/// The key that a line begins with, where the file as a whole is no TOML.
+fn key_in(text: &str, line: Option<usize>) -> &str {
+    let line = line.and_then(|line| text.lines().nth(line.checked_sub(1)?));
+    let key = line.and_then(|line| line.split_once('=')).map_or("", |(key, _)| key.trim());
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    if key.chars().all(plain) { key } else { "" }
 }
 
 fn line_number(text: &str, offset: usize) -> usize {

@@ -127,6 +127,7 @@ fn refusals_name_file_line_key_and_what_is_allowed() {
         ("size = \"1GiB\"", "size = \"1 GiBit\""),
         ("size = \"1GiB\"", "size = \"1G\""),
         ("size = \"1GiB\"", "size = -5"),
+        ("size = \"1GiB\"", "size = 64MiB"),
         ("size = \"1GiB\"", "size = true"),
         ("size = \"1GiB\"", "size = \"1000 B\""),
         ("size = \"1GiB\"", "size = \"2PiB\""),

@@ -237,7 +237,7 @@ async fn wait_for(
             let mode = wanted.mode.as_ref().map_or(String::new(), |mode| format!(" and {mode}"));
             let waited = humantime::format_duration(timeout);
             Err(Failure::Unreachable(anyhow::anyhow!(
-                "{target} was not {}{mode} within {waited}; last: {last}",
+                "the node at {target} was not {}{mode} within {waited}; last: {last}",
                 wanted.state
             )))
         }

@@ -13,10 +13,12 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::Stop;
 use super::folder::Folder;
+use super::lines::quote;
 use super::show::print_line;
 
-/// Lines of a log that are shown when its process ended.
-const TAIL_LINES: usize = 10;
+/// Lines of a log that are shown when its process ended: those that complain, else any.
+const COMPLAINTS_MAX: usize = 10;
+const TAIL_LINES: usize = 3;
 /// Bytes read to find them.
 const TAIL_BYTES: u64 = 8 << 10;
 /// How long the nodes may take for a clean stop; the demo has 10 s for all of it.
@@ -33,6 +35,8 @@ struct Node {
     name: &'static str,
     child: Child,
     log: PathBuf,
+    /// Starts it again, for a shell.
+    command: String,
     /// Where the log was when this process began.
     log_begin: u64,
     ended: Option<ExitStatus>,
@@ -59,6 +63,12 @@ impl Children {
             }
         }
         lines
+    }
+
+    /// The node that could not start or failed by itself, if there is one.
+    pub(super) fn failed(&self) -> Option<&'static str> {
+        let failed = |status: ExitStatus| status.code().is_some_and(|code| code != 0);
+        self.nodes.iter().find(|node| node.ended.is_some_and(failed)).map(|node| node.name)
     }
 
     /// Whether both have ended.
@@ -141,7 +151,9 @@ impl Node {
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Self { name, child, log, log_begin, ended: None })
+        let config = folder.toml(index);
+        let command = format!("{} node --config {}", quote(&program), quote(&config));
+        Ok(Self { name, child, log, command, log_begin, ended: None })
     }
 
     fn signal(&self, signal: Signal) {
@@ -164,6 +176,7 @@ impl Node {
             }
             _ => text.push_str(&format!("; see {}", self.log.display())),
         }
+        text.push_str(&format!("\nthis starts it again: {}", self.command));
         text
     }
 }
@@ -176,7 +189,21 @@ fn tail(path: &Path, begin: u64) -> std::io::Result<Vec<String>> {
     let mut bytes = Vec::new();
     file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text.lines().collect();
-    let first = lines.len().saturating_sub(TAIL_LINES);
-    Ok(lines[first..].iter().map(|line| (*line).to_owned()).collect())
+    Ok(worth_showing(&text))
+}
+
+/// The last complaints in a log; where there are none, its last lines.
+pub(super) fn worth_showing(text: &str) -> Vec<String> {
+    let complains = |line: &&str| {
+        line.starts_with("stretch: ") || line.contains(" WARN ") || line.contains("ERROR ")
+    };
+    let last = |lines: Vec<&str>, max: usize| -> Vec<String> {
+        let first = lines.len().saturating_sub(max);
+        lines[first..].iter().map(|line| (*line).to_owned()).collect()
+    };
+    let complaints: Vec<&str> = text.lines().filter(complains).collect();
+    if complaints.is_empty() {
+        return last(text.lines().collect(), TAIL_LINES);
+    }
+    last(complaints, COMPLAINTS_MAX)
 }

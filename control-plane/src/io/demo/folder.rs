@@ -4,7 +4,8 @@
 //! Invariant: `a.toml` is written after the files it belongs with; without it they are made anew.
 
 use std::fs::{self, File, OpenOptions};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +22,7 @@ use rustix::io::Errno;
 use super::Options;
 use crate::config::NodeConfig;
 use crate::io::config_file::load_pair;
+use crate::io::record_writer::forget_record;
 use crate::io::{init, pki_files};
 use crate::pki::{DAYS_DEFAULT, Request, Validity};
 
@@ -44,6 +46,8 @@ const WITNESS_PORT: u16 = 10812;
 const METRICS_PORT: u16 = 10813;
 
 const LOCK: &str = "demo.lock";
+/// What is in a demo's folder.
+const OURS: [&str; 8] = [LOCK, "pki", "a", "b", "w", "a.toml", "b.toml", "witness.toml"];
 /// The lock of a node, held while it runs.
 const NODE_LOCK: &str = "node.lock";
 
@@ -63,14 +67,31 @@ pub(super) struct Folder {
 impl Folder {
     /// Makes the folder, or takes it as it is.
     pub(super) fn take(options: &Options) -> anyhow::Result<Self> {
+        let dir_is_new = !options.dir.exists();
         fs::create_dir_all(&options.dir)
             .with_context(|| format!("cannot make {}", options.dir.display()))?;
         let dir = options.dir.canonicalize()?;
+        let lock_is_new = !dir.join(LOCK).exists();
         let lock = lock(&dir)?;
-        if !toml_of(&dir, NODES[0]).exists() {
-            refuse_foreign(&dir)?;
-            make(&dir, options)?;
+        if toml_of(&dir, NODES[0]).exists() {
+            return Self::load(dir, lock, options);
         }
+        let making = Making::begin(&dir, dir_is_new, lock_is_new);
+        refuse_foreign(&dir)?;
+        if !options.prepare {
+            let addresses = options.addresses.unwrap_or(ADDRESSES_DEFAULT);
+            let advice = "give three others with --addresses A,B,W";
+            check_free(&listeners_of_new(addresses), advice)?;
+        }
+        let folder = make(&dir, options)
+            .and_then(|()| Self::load(dir.clone(), lock, options))
+            .with_context(|| format!("no demo was made in {}", dir.display()))?;
+        making.keep();
+        Ok(folder)
+    }
+
+    /// Takes a folder that is made; what an interrupted making has left out is added.
+    fn load(dir: PathBuf, lock: File, options: &Options) -> anyhow::Result<Self> {
         let [a, b] = NODES.map(|name| NodeConfig::load(&toml_of(&dir, name)));
         let nodes = [a?, b?];
         for node in &nodes {
@@ -78,6 +99,10 @@ impl Folder {
         }
         let size = agreed_size(&nodes[0])?;
         check_options(options, &dir, &nodes, size)?;
+        if !options.prepare {
+            let advice = "stop what uses it, or make another demo with --dir and --addresses";
+            check_free(&listeners(&nodes), advice)?;
+        }
         Ok(Self { dir, nodes, size, _lock: lock })
     }
 
@@ -105,6 +130,87 @@ impl Folder {
     pub(super) fn identity(&self, name: &str) -> PathBuf {
         self.dir.join("pki").join(name)
     }
+}
+
+impl Drop for Folder {
+    /// The nodes are down: what they keep outside the folder until the machine restarts would
+    /// only pile up, because a demo's folder is moved, copied and removed at will.
+    fn drop(&mut self) {
+        for node in &self.nodes {
+            forget_record(&node.node.name, &node.node.record_dirs);
+        }
+    }
+}
+
+/// A first run; one that fails takes away what it has made, and nothing else.
+struct Making {
+    dir: PathBuf,
+    dir_is_new: bool,
+    /// Of `OURS`, those that were not there.
+    new: Vec<&'static str>,
+    kept: bool,
+}
+
+impl Making {
+    fn begin(dir: &Path, dir_is_new: bool, lock_is_new: bool) -> Self {
+        let is_new = |name: &&str| {
+            if *name == LOCK { lock_is_new } else { dir.join(name).symlink_metadata().is_err() }
+        };
+        let new = OURS.into_iter().filter(is_new).collect();
+        Self { dir: dir.to_owned(), dir_is_new, new, kept: false }
+    }
+
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        // Best effort: the reason for the failure may be in the way here, too.
+        for path in self.new.iter().map(|name| self.dir.join(name)) {
+            let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        }
+        if self.dir_is_new {
+            let _ = fs::remove_dir(&self.dir);
+        }
+    }
+}
+
+/// Where the nodes of a new folder will listen.
+fn listeners_of_new([a, b, _]: [IpAddr; 3]) -> Vec<SocketAddr> {
+    let ports = [NBD_PORT, ADMIN_PORT, METRICS_PORT];
+    let both = [a, b].into_iter().flat_map(|ip| ports.map(|port| SocketAddr::new(ip, port)));
+    // The node with the smaller name only dials its peer.
+    both.chain([SocketAddr::new(b, PEER_PORT)]).collect()
+}
+
+/// Where the nodes of a folder listen.
+fn listeners(nodes: &[NodeConfig; 2]) -> Vec<SocketAddr> {
+    let mut all = vec![nodes[1].node.address];
+    for node in nodes {
+        all.push(node.nbd.listen);
+        all.extend(node.admin.listen);
+        all.extend(node.metrics.listen);
+    }
+    all
+}
+
+fn check_free(listeners: &[SocketAddr], advice: &str) -> anyhow::Result<()> {
+    for address in listeners {
+        // Closed again at once.
+        match TcpListener::bind(address) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                bail!("{address} is in use, perhaps by another demo; {advice}")
+            }
+            Err(error) => bail!("cannot listen at {address}: {error}; {advice}"),
+        }
+    }
+    Ok(())
 }
 
 fn toml_of(dir: &Path, name: &str) -> PathBuf {
@@ -165,10 +271,9 @@ pub(super) fn lock_holder(locks: &str, inode: u64) -> Option<u32> {
 
 /// A folder with other things in it is somebody else's.
 fn refuse_foreign(dir: &Path) -> anyhow::Result<()> {
-    let ours = [LOCK, "pki", "a", "b", "w", "b.toml", "witness.toml"];
     for entry in fs::read_dir(dir)? {
         let name = entry?.file_name();
-        if ours.iter().all(|known| name != *known) {
+        if OURS.iter().all(|known| name != *known) {
             bail!(
                 "{} holds {} and no demo; give an empty or a new folder with --dir",
                 dir.display(),

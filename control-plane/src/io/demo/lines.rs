@@ -56,7 +56,7 @@ pub(super) fn ready(
          {} -c 'write -P 0xab 0 {length}'\n\
          {} -c 'read -P 0xab 0 {length}'\n\
          \n# load through a (it overwrites the volume)\n\
-         {}fio --name=demo --ioengine=nbd --uri={} --rw=randrw --bs=4k --iodepth=32 \
+         {}fio --name=demo --ioengine=nbd --uri={} --rw=randrw --bs={} --iodepth=32 \
          --size={} --time_based --runtime=10\n\
          \n# look at it, copy it out through b, see that both copies are the same\n\
          nbdinfo {}\n\
@@ -70,6 +70,7 @@ pub(super) fn ready(
         b.qemu_io,
         a.before_fio,
         a.place,
+        if folder.size < 4096 { "512" } else { "4k" },
         folder.size.min(64 << 20),
         a.uri,
         b.uri,

@@ -77,6 +77,14 @@ async fn run_pair(folder: &Folder) -> anyhow::Result<ExitCode> {
         for ended in children.ended() {
             show.line(&ended);
         }
+        if let Some(name) = children.failed().filter(|_| !ready) {
+            show.end();
+            children.stop(&mut stop).await;
+            anyhow::bail!(
+                "node {name} failed, so the pair cannot be ready; mend what it says above, then \
+                 start the demo again"
+            );
+        }
         if children.none_left() {
             show.end();
             anyhow::bail!("both nodes have ended; see {}", folder.logs());

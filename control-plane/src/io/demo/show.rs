@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::state_word::StateWord;
 use crate::status::{NodeStatus, change_line};
 
 /// Where the lines go.
@@ -41,7 +42,7 @@ impl Show {
         for (index, status) in statuses.into_iter().enumerate() {
             let name = self.names[index];
             let line = match status {
-                Ok(status) => change_line(status),
+                Ok(status) => line_of(status),
                 Err(_) => format!("{name}: does not answer"),
             };
             short.push(match status {
@@ -66,18 +67,29 @@ impl Show {
     }
 }
 
-fn live_part(status: &NodeStatus) -> String {
+/// The first moments of a healthy start are no fault: what a node that is starting waits for is
+/// not worth a word. If it waits for long its state is another one.
+fn line_of(status: &NodeStatus) -> String {
+    if status.state == StateWord::Starting {
+        return format!("{}: {}", status.node, status.state);
+    }
+    change_line(status)
+}
+
+pub(super) fn live_part(status: &NodeStatus) -> String {
     let clients: u64 = status.volumes.iter().map(|volume| u64::from(volume.clients)).sum();
     let mut text = format!("{}: {}", status.node, status.state);
     for resync in status.volumes.iter().filter_map(|volume| volume.resync.as_ref()) {
         let all = u128::from(resync.done_bytes) + u128::from(resync.todo_bytes);
-        let percent = (u128::from(resync.done_bytes) * 100).checked_div(all).unwrap_or(100);
-        text.push_str(&format!(" {percent}%"));
+        match (u128::from(resync.done_bytes) * 100).checked_div(all) {
+            Some(percent) => text.push_str(&format!(" {percent}%")),
+            None => text.push_str(" (nothing to compare)"),
+        }
     }
     if clients > 0 {
         text.push_str(&format!(" ({clients} clients)"));
     }
-    if !status.cause.is_empty() {
+    if !status.cause.is_empty() && status.state != StateWord::Starting {
         text.push_str(&format!(" - {}", status.cause));
     }
     text

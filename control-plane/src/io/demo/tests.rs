@@ -3,8 +3,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Options;
+use super::children::worth_showing;
 use super::folder::{Folder, lock_holder};
 use super::lines::{missing, percent_encode, quote, ready};
+use super::show::live_part;
+use crate::io::record_files::Places;
+use crate::io::record_writer::run_file;
+use crate::record::slots::choose;
+use crate::state_word::StateWord;
+use crate::status::{NodeStatus, ResyncRole, ResyncStatus, VolumeStatus};
 
 #[test]
 fn a_path_survives_a_shell() {
@@ -54,14 +61,62 @@ fn lines_of(options: &Options) -> String {
 }
 
 #[test]
+fn nothing_is_left_below_run_when_a_demo_has_ended() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let options =
+        Options { dir: dir.path().to_owned(), size: Some(512), addresses: None, prepare: true };
+    let folder = Folder::take(&options).expect("a good folder");
+    let text = ready(&folder, Duration::from_millis(1), |_| true).expect("lines");
+    assert!(text.contains("--bs=512 --iodepth=32 --size=512 "), "{text}");
+    let files = folder.nodes.each_ref().map(|node| {
+        let (_, reads) = Places::read(&node.node.record_dirs);
+        let record = choose(&reads).expect("a record").record;
+        run_file(&node.node.name, &record.volumes_digest)
+    });
+    // A user without a folder below /run keeps nothing there.
+    assert!(files.iter().flatten().all(|path| path.exists()), "{files:?}");
+    drop(folder);
+    assert!(files.iter().flatten().all(|path| !path.exists()), "{files:?}");
+}
+
+#[test]
+fn of_a_log_the_complaints_are_shown() {
+    let text =
+        "T  INFO one\nT  WARN two\nT  INFO three\nT ERROR four\nstretch: five\nT  INFO six\n";
+    assert_eq!(worth_showing(text), ["T  WARN two", "T ERROR four", "stretch: five"]);
+    assert_eq!(worth_showing("1\n2\n3\n4\n"), ["2", "3", "4"]);
+    assert_eq!(worth_showing(&"stretch: no\n".repeat(12)).len(), 10);
+}
+
+#[test]
+fn the_live_line_says_what_is_compared_and_not_what_a_start_waits_for() {
+    let name = |text: &str| text.parse().expect("a name");
+    let mut status = NodeStatus::starting(name("a"), name("b"), name("a"), 1);
+    status.cause = "waiting for node b".to_owned();
+    assert_eq!(live_part(&status), "a: starting");
+    status.state = StateWord::ResyncSource;
+    assert_eq!(live_part(&status), "a: resync-source - waiting for node b");
+    status.cause.clear();
+    for (done_bytes, todo_bytes, said) in [(0, 0, " (nothing to compare)"), (1, 3, " 25%")] {
+        let role = ResyncRole::Source;
+        let resync = ResyncStatus { role, done_bytes, todo_bytes, bytes_per_s: None, eta_ms: None };
+        status.volumes = vec![VolumeStatus {
+            name: "vol0".parse().expect("a name"),
+            size: 4096,
+            dirty_bytes: None,
+            marked_bytes: None,
+            clients: 0,
+            resync: Some(resync),
+        }];
+        assert_eq!(live_part(&status), format!("a: resync-source{said}"));
+    }
+}
+
+#[test]
 fn the_lines_are_golden_with_and_without_tls() {
     let dir = tempfile::tempdir().expect("a folder");
-    let options = Options {
-        dir: dir.path().to_owned(),
-        size: Some(8 << 20),
-        addresses: None,
-        prepare: false,
-    };
+    let options =
+        Options { dir: dir.path().to_owned(), size: Some(8 << 20), addresses: None, prepare: true };
     insta::assert_snapshot!("lines", lines_of(&options));
     for name in ["a.toml", "b.toml"] {
         let path = dir.path().join(name);
