@@ -17,8 +17,12 @@ fn identity(pki: &Path, name: &str) -> TlsIdentity {
 
 /// Valid for a day from `begin` on.
 fn identity_at(pki: &Path, name: &str, begin: i64) -> TlsIdentity {
+    identity_of(pki, &format!("stretch:node/{name}"), begin)
+}
+
+fn identity_of(pki: &Path, holder: &str, begin: i64) -> TlsIdentity {
     let request = Request {
-        holder: format!("stretch:node/{name}").parse().expect("a holder"),
+        holder: holder.parse().expect("a holder"),
         addresses: vec!["127.0.0.1".parse().expect("an address")],
         dns_names: Vec::new(),
         validity: Validity::days(begin, 1),
@@ -133,6 +137,28 @@ async fn what_a_peer_does_not_read_counts_until_the_kernel_has_taken_it() {
     assert_eq!((received, sender.backlog()), (BYTES, 0));
 }
 
+/// The reason for which a connection ends, from this side or in the other's words.
+async fn trouble(events: &mut mpsc::Receiver<PeerEvent>, links: &mut Vec<ControlLink>) -> Trouble {
+    loop {
+        match events.recv().await {
+            // The first frame goes out at once, into a connection that is already refused.
+            Some(PeerEvent::Up(link)) => {
+                link.send(ControlMessage::Refuse { reason: "a first frame".to_owned() });
+                links.push(link);
+            }
+            Some(PeerEvent::Message { message: ControlMessage::Refuse { reason }, .. }) => {
+                return Trouble { why: reason, advice: String::new() };
+            }
+            Some(
+                PeerEvent::DialFailed { trouble }
+                | PeerEvent::Lost { trouble, .. }
+                | PeerEvent::Refused { trouble },
+            ) => return trouble,
+            other => panic!("the connection is refused, not {other:?}"),
+        }
+    }
+}
+
 /// What node a, which dials, and node b are told when a connects with these identities.
 async fn refusals(a: TlsIdentity, b: TlsIdentity) -> [Trouble; 2] {
     let listener = tcp::listen("127.0.0.1:0".parse().expect("an address")).expect("listening");
@@ -143,24 +169,8 @@ async fn refusals(a: TlsIdentity, b: TlsIdentity) -> [Trouble; 2] {
         spawn_local(b.accept(listener));
         a.dial();
         let mut links = Vec::new();
-        let dialled = loop {
-            match at_a.recv().await {
-                // The first frame goes out at once, into a connection that is already refused.
-                Some(PeerEvent::Up(link)) => {
-                    let reason = "a first frame".to_owned();
-                    assert!(link.send(ControlMessage::Refuse { reason }));
-                    links.push(link);
-                }
-                Some(PeerEvent::DialFailed { trouble } | PeerEvent::Lost { trouble, .. }) => {
-                    break trouble;
-                }
-                other => panic!("the connection is refused, not {other:?}"),
-            }
-        };
-        let accepted = match at_b.recv().await {
-            Some(PeerEvent::Refused { trouble }) => trouble,
-            other => panic!("the connection is refused, not {other:?}"),
-        };
+        let dialled = trouble(&mut at_a, &mut links).await;
+        let accepted = trouble(&mut at_b, &mut links).await;
         [dialled, accepted]
     };
     LocalSet::new().run_until(story).await
@@ -190,5 +200,35 @@ async fn both_nodes_are_told_whose_certificate_is_refused() {
         let expected = "a refuses the certificate of b: it is not from the CA that a knows";
         assert_eq!(trouble.why, expected);
         assert!(trouble.advice.contains("from one CA"), "{trouble:?}");
+    }
+}
+
+/// A name or a kind that does not belong at this port, whoever shows it.
+#[tokio::test]
+async fn another_nodes_and_other_kinds_of_certificates_are_refused_on_both_sides() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let pki = dir.path().join("pki");
+    let now = clock::unix_seconds();
+    let (a, b) = (identity(&pki, "a"), identity(&pki, "b"));
+    let wrong = ["stretch:node/c", "stretch:host/h", "stretch:operator/o", "stretch:witness/w"];
+    for holder in wrong {
+        let wrong = identity_of(&pki, holder, now);
+        for trouble in refusals(wrong.clone(), b.clone()).await {
+            assert!(trouble.why.contains(holder), "{trouble:?}");
+            assert!(trouble.why.contains("stretch:node/a"), "{trouble:?}");
+        }
+        for trouble in refusals(a.clone(), wrong).await {
+            assert!(trouble.why.contains(holder), "{trouble:?}");
+            assert!(trouble.why.contains("stretch:node/b"), "{trouble:?}");
+        }
+    }
+    // Swapped: each is good, and in the other's place.
+    for trouble in refusals(b.clone(), a).await {
+        assert!(trouble.why.contains("stretch:node/"), "{trouble:?}");
+    }
+    // A foreign one at the node that dials.
+    let foreign = dir.path().join("foreign");
+    for trouble in refusals(identity(&foreign, "a"), b).await {
+        assert!(trouble.why.contains("is not from the CA"), "{trouble:?}");
     }
 }
