@@ -4,7 +4,7 @@
 //! same answer, whoever is `x` and whoever is `y`.
 //! Invariants: I5, I11, I12, I13; P6 as far as a target is never a source.
 
-use base::ids::NodeName;
+use base::ids::{NodeName, VolumeName};
 use base::limits::{BLOCK_BYTES, GRANULE_BYTES_MAX};
 use base::rules::{Rule, Rules};
 use datapath::port::Scope;
@@ -29,8 +29,13 @@ pub(super) enum Choice {
     },
 }
 
-/// Why the two can never make a session, in words; `None` if they can.
-pub(super) fn refusal(x: &Hello, y: &Hello) -> Option<String> {
+/// What is to be done where a node cannot become right by itself.
+const BEGIN_ANEW: &str = "docs/OPERATIONS.md, \"Replacing a node, or both of its records\", says how \
+                          the pair begins anew with the image that is good";
+
+/// Why the two can never make a session, in words; `None` if they can. `names` are those of the
+/// volumes, in order.
+pub(super) fn refusal(x: &Hello, y: &Hello, names: &[VolumeName]) -> Option<String> {
     let (x, y) = if x.node <= y.node { (x, y) } else { (y, x) };
     let (a, b) = (&x.node, &y.node);
     if a == b {
@@ -38,16 +43,18 @@ pub(super) fn refusal(x: &Hello, y: &Hello) -> Option<String> {
     }
     if x.pair_id != y.pair_id {
         return Some(format!(
-            "{a} belongs to pair {}, {b} to pair {}: give both the same [pair] id and run \
-             `stretch init` again on the wrong one",
-            x.pair_id, y.pair_id
+            "{a} belongs to pair {}, {b} to pair {}: {}",
+            x.pair_id,
+            y.pair_id,
+            init_again("its [pair] id"),
         ));
     }
     if x.volumes.len() != y.volumes.len() {
         return Some(format!(
-            "{a} has {} volumes, {b} has {}: both need the same [[volume]] list",
+            "{a} has {} volumes, {b} has {}: {}",
             x.volumes.len(),
-            y.volumes.len()
+            y.volumes.len(),
+            init_again("its [[volume]] list"),
         ));
     }
     if [x, y].into_iter().any(has_absurd_numbers) {
@@ -58,21 +65,31 @@ pub(super) fn refusal(x: &Hello, y: &Hello) -> Option<String> {
     }
     if x.state == RecordState::Virgin && y.state == RecordState::Virgin && x.source && y.source {
         return Some(format!(
-            "{a} and {b} were both initialised with --source: only one of them can be right; \
-             run `stretch init` again on the other"
+            "{a} and {b} were both initialised with --source, only one of them can be right: stop \
+             the other one, move its record folders and .meta files away, and run `stretch init` \
+             there again without --source ({BEGIN_ANEW})"
         ));
     }
-    let volumes = x.volumes.iter().zip(&y.volumes).enumerate();
-    if let Some(reason) = volumes.filter_map(|(i, (v, w))| volume_refusal(i, a, v, b, w)).next() {
-        return Some(reason);
+    for (index, (v, w)) in x.volumes.iter().zip(&y.volumes).enumerate() {
+        let name = names.get(index).map_or("?", VolumeName::as_str);
+        if let Some(reason) = volume_refusal(name, a, v, b, w) {
+            return Some(reason);
+        }
     }
     (!related(x, y)).then(|| {
         format!(
             "the data of {a} and {b} have no common history (split-brain, or nodes of different \
-             origin): both copies are kept as they are; a person must choose one and initialise \
-             the other node anew"
+             origin): both copies are kept as they are; a person must choose one; {BEGIN_ANEW}"
         )
     })
+}
+
+/// For a node that never served with this pair: `init` makes no record over an old one.
+fn init_again(mend: &str) -> String {
+    format!(
+        "both must be equal; at the node that is wrong: stop it, correct {mend}, move its record \
+         folders and .meta files away, and run `stretch init` again ({BEGIN_ANEW})"
+    )
 }
 
 fn has_absurd_numbers(hello: &Hello) -> bool {
@@ -81,7 +98,7 @@ fn has_absurd_numbers(hello: &Hello) -> bool {
 }
 
 fn volume_refusal(
-    index: usize,
+    name: &str,
     a: &NodeName,
     x: &VolumeHello,
     b: &NodeName,
@@ -89,34 +106,37 @@ fn volume_refusal(
 ) -> Option<String> {
     if x.volume_id != y.volume_id {
         return Some(format!(
-            "volume {index} is {} at {a} and {} at {b}: the volume ids and their order must be \
-             the same on both nodes",
-            x.volume_id, y.volume_id
+            "volume {name} is {} at {a} and {} at {b}: volume ids and their order: {}",
+            x.volume_id,
+            y.volume_id,
+            init_again("its [[volume]] list"),
         ));
     }
     if x.size != y.size {
         return Some(format!(
-            "volume {index} has {} bytes at {a} and {} bytes at {b}: both must be equal",
-            x.size, y.size
+            "volume {name} has {} bytes at {a} and {} bytes at {b}: {}",
+            x.size,
+            y.size,
+            init_again("the size"),
         ));
     }
     if x.trim_zeroes != y.trim_zeroes {
         return Some(format!(
-            "TRIM of volume {index} means one thing at {a} and another at {b}: both nodes need \
+            "TRIM of volume {name} means one thing at {a} and another at {b}: both nodes need \
              the same version of stretch"
         ));
     }
     if [x, y].into_iter().any(|v| !is_lock_unit(v.granule_bytes)) {
         return Some(format!(
-            "volume {index} is to be locked in units of {} bytes at {a} and of {} bytes at {b}: \
+            "volume {name} is to be locked in units of {} bytes at {a} and of {} bytes at {b}: \
              both nodes need the same version of stretch",
             x.granule_bytes, y.granule_bytes
         ));
     }
     if x.disk_id == y.disk_id {
         return Some(format!(
-            "{a} and {b} carry the same disk id for volume {index}: one folder is a copy of the \
-             other; initialise one node anew"
+            "{a} and {b} carry the same disk id for volume {name}: one folder is a copy of the \
+             other; {BEGIN_ANEW}"
         ));
     }
     let foreign = |knows: &VolumeHello, shows: &VolumeHello| {
@@ -125,8 +145,9 @@ fn volume_refusal(
     };
     let strange = |who: &NodeName, disk, other: &NodeName| {
         format!(
-            "{who} shows disk {disk} for volume {index}, which {other} does not know: {who} was \
-             initialised again or lost its .meta file; replacing a node needs an administrator"
+            "{who} shows disk {disk} for volume {name}, which {other} does not know: {who} was \
+             initialised again, replaced, or lost its .meta file; put back a backup of {who}'s \
+             whole folder; else {BEGIN_ANEW}"
         )
     };
     if foreign(y, x) {

@@ -68,12 +68,16 @@ fn pair(change_a: Change, change_b: Change) -> (Hello, Hello) {
     (a, b)
 }
 
+fn refused(x: &Hello, y: &Hello) -> Option<String> {
+    refusal(x, y, &["vol0".parse().expect("a name")])
+}
+
 /// Both nodes ask; they come to the same answer.
 fn ask(a: &Hello, b: &Hello) -> String {
     let rules = Rules::ALL_HOLD;
     let (one, other) = (choose_source(a, b, rules), choose_source(b, a, rules));
     assert_eq!(one, other, "the choice is symmetric");
-    assert_eq!(refusal(a, b), refusal(b, a), "the verdict is symmetric");
+    assert_eq!(refused(a, b), refused(b, a), "the verdict is symmetric");
     match one {
         Choice::Source(node) => node.to_string(),
         Choice::Nobody { .. } => "nobody".to_owned(),
@@ -175,7 +179,7 @@ fn the_source_of_every_pair_of_records() {
     ];
     for (what, change_a, change_b, expected) in table {
         let (a, b) = pair(*change_a, *change_b);
-        assert_eq!(refusal(&a, &b), None, "{what}");
+        assert_eq!(refused(&a, &b), None, "{what}");
         assert_eq!(ask(&a, &b), *expected, "{what}");
     }
 }
@@ -309,6 +313,9 @@ fn what_can_never_be_a_pair_is_refused_by_both_with_the_reason() {
     let split: Change = |h| h.generation = Generation([3; 16]);
     let table: &[(&str, Change, Change)] = &[
         ("pair", |h| h.pair_id = PairId([1; 16]), SAME),
+        ("correct its [pair] id, move its record folders", SAME, |h| h.pair_id = PairId([1; 16])),
+        ("volume vol0 has 512 bytes at a", |h| h.volumes[0].size = 512, SAME),
+        ("Replacing a node, or both of", |h| h.volumes[0].disk_id = DiskId([77; 16]), SAME),
         ("both nodes are called", SAME, |h| h.node = "a".parse().expect("a name")),
         ("volumes", |h| h.volumes.clear(), SAME),
         ("volume ids and their order", |h| h.volumes[0].volume_id = VolumeId([5; 16]), SAME),
@@ -337,8 +344,8 @@ fn what_can_never_be_a_pair_is_refused_by_both_with_the_reason() {
     ];
     for (part, change_a, change_b) in table {
         let (a, b) = pair(*change_a, *change_b);
-        let reason = refusal(&a, &b);
-        assert_eq!(reason, refusal(&b, &a));
+        let reason = refused(&a, &b);
+        assert_eq!(reason, refused(&b, &a));
         let reason = reason.unwrap_or_else(|| panic!("refused: {part}"));
         assert!(reason.contains(part), "{part}: {reason}");
     }
@@ -364,7 +371,7 @@ fn related_data_is_not_refused() {
         [(ancestor, SAME), (interrupted, SAME), (forgotten, SAME), (virgin, strange)]
     {
         let (a, b) = pair(change_a, change_b);
-        assert_eq!(refusal(&a, &b), None);
+        assert_eq!(refused(&a, &b), None);
         ask(&a, &b);
     }
 }

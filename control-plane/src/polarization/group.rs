@@ -317,9 +317,12 @@ impl Group {
         self.state = to;
         self.beat_due = true;
         let (from, to) = (from.word(), to.word());
-        tracing::info!(
-            node = %self.config.node, from = from.word(), to = to.word(), %session, "{why}"
-        );
+        let node = &self.config.node;
+        if self.state == State::Broken {
+            tracing::error!(%node, from = from.word(), to = to.word(), %session, "{why}");
+        } else {
+            tracing::info!(%node, from = from.word(), to = to.word(), %session, "{why}");
+        }
         let why = why.to_owned();
         self.actions.push_back(Action::Decision(Decision { from, to, session, why }));
     }

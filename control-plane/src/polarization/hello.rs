@@ -97,7 +97,8 @@ impl Group {
         }
         let (mine, peer) = (mine.clone(), peer.clone());
         link.judged = true;
-        if let Some(reason) = refusal(&mine, &peer) {
+        let names: Vec<_> = self.config.volumes.iter().map(|v| v.name.clone()).collect();
+        if let Some(reason) = refusal(&mine, &peer, &names) {
             self.send(ControlMessage::Refuse { reason: reason.clone() });
             self.become_broken(&reason);
             return;
@@ -121,7 +122,7 @@ impl Group {
     fn become_broken(&mut self, reason: &str) {
         self.explain(
             format!("the two nodes refuse each other: {reason}"),
-            "mend what is named and start both nodes again; both copies are kept as they are",
+            "do what is named and start both nodes again; both copies are kept as they are",
         );
         self.transition(State::Broken, reason);
     }
