@@ -22,11 +22,11 @@ use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 
-use super::record_files::{HeaderFile, Places, PlacesLost, StampFile};
+use super::record_files::{HeaderFile, Places, PlacesLost, RECORD_FILE, StampFile};
 use crate::polarization::{DurableDone, DurableFault, DurableStep};
 use crate::record::assess::AssessError;
 use crate::record::slots::choose;
-use crate::record::{StartInput, StartState, VolumeFound, assess};
+use crate::record::{Amnesia, StartInput, StartState, VolumeFound, assess};
 
 /// Jobs under way or done and not fetched, at most; the group core has one at a time.
 const JOBS_MAX: usize = 16;
@@ -141,7 +141,12 @@ pub fn start(
         incarnation,
         run_record_seq: run_file.as_ref().and_then(|path| read_number(path)),
     };
-    let state = assess(&input, rules)?;
+    let mut state = assess(&input, rules)?;
+    for amnesia in &mut state.amnesia {
+        if let Amnesia::PlaceLost { place, why } = amnesia {
+            *why = format!("{}: {why}", record_dirs[*place].join(RECORD_FILE).display());
+        }
+    }
     let (jobs, job_queue) = std_mpsc::sync_channel(JOBS_MAX);
     let (done_sender, done) = mpsc::channel(JOBS_MAX);
     let worker = Worker { places, volumes: files, run_file };

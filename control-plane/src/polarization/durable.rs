@@ -164,6 +164,9 @@ impl Group {
         match result {
             Ok(done) => {
                 if let Some(lost) = done.lost_place {
+                    if self.lost_place.is_none() {
+                        tracing::error!(node = %self.config.node, "{}", lost_place_text(&lost));
+                    }
                     self.lost_place = Some(lost);
                 }
                 if let Some(record) = job.record {
@@ -323,6 +326,14 @@ impl Group {
     pub(super) fn timings(&self) -> Timers {
         self.config.timers
     }
+}
+
+/// What is said while the record is kept in one place only.
+pub(super) fn lost_place_text(lost: &str) -> String {
+    format!(
+        "{lost}; the record is kept twice in the other directory, and the node goes on: losing \
+         that one, too, would lose the record"
+    )
 }
 
 fn mark_failed(record: &mut NodeRecord) {

@@ -265,21 +265,41 @@ impl Group {
             | Step::TargetEntering => return,
         };
         join.began = now;
-        let Join { session, role, rewrite, .. } = *join;
+        let Join { session, role, scope, rewrite, .. } = *join;
         self.ask(to, &VolumeCommand::Prepare { session, role, rewrite });
-        let (state, part) = match role {
-            SyncRole::Source => (State::Source, "the copy that counts"),
-            SyncRole::Target => (State::Target, "being made equal to"),
+        let state = match role {
+            SyncRole::Source => State::Source,
+            SyncRole::Target => State::Target,
         };
         let peer = self.config.peer.clone();
-        let cause = match role {
-            SyncRole::Source => {
-                format!("both copies are being compared; {} has {part}", self.config.node)
-            }
-            SyncRole::Target => format!("the copy of {} is {part} {peer}'s", self.config.node),
-        };
+        let cause = self.join_text(role, scope);
         self.explain(cause, "nothing: both nodes serve when it is done");
         self.transition(state, &format!("joining {peer} in session {session}"));
+    }
+
+    /// What is done in the join, as far as it is to be done at all.
+    fn join_text(&self, role: SyncRole, scope: Scope) -> String {
+        let (node, peer) = (&self.config.node, &self.config.peer);
+        match (scope, role) {
+            (Scope::Nothing, _) => {
+                format!(
+                    "{node} and {peer} begin a session; both copies are equal, nothing is compared"
+                )
+            }
+            (Scope::Everything, SyncRole::Source) => {
+                format!("both copies are being compared; {node} has the copy that counts")
+            }
+            (Scope::Everything, SyncRole::Target) => {
+                format!("the copy of {node} is being made equal to {peer}'s")
+            }
+            (Scope::Rewrite, SyncRole::Source) => format!(
+                "all of {node}'s copy is being copied to {peer}, whose disk had failed; nothing \
+                 is compared"
+            ),
+            (Scope::Rewrite, SyncRole::Target) => format!(
+                "a disk of {node} had failed: its whole copy is being written anew from {peer}'s"
+            ),
+        }
     }
 
     /// Puts a command to all volumes and waits for their answers.

@@ -12,6 +12,7 @@ use base::ids::{ConnNonce, Session, VolumeIndex};
 use base::time::Instant;
 use datapath::port::{Progress, VolumeCommand};
 
+use super::durable::RETRY_AFTER;
 use super::group::{Group, Phase};
 use super::port::GroupVolume;
 use super::state::State;
@@ -126,20 +127,28 @@ impl Group {
     }
 
     fn explain_loss(&mut self, why: &str) {
-        let (cause, advice) = match &self.failure {
-            Some(failure) => self.failure_texts(failure),
-            None => (
-                format!(
-                    "{why}; nobody serves until both nodes are together again, nothing is lost{}",
-                    self.earlier_loss(why)
-                ),
-                format!(
-                    "none if {0} comes back: the pair joins by itself; else look at node {0} and \
-                     at the link between the nodes",
-                    self.config.peer
-                ),
-            ),
+        if let Some(failure) = &self.failure {
+            let (cause, advice) = self.failure_texts(failure);
+            self.explain(cause, &advice);
+            return;
+        }
+        let peer = &self.config.peer;
+        let advice = if self.peer_report.is_some_and(|report| report.beat.io_failed) {
+            format!(
+                "free space or mend the disk of node {peer}, whose status names it; it tries \
+                 again every {} s, and the pair joins by itself",
+                RETRY_AFTER.as_secs()
+            )
+        } else {
+            format!(
+                "none if {peer} comes back: the pair joins by itself; else look at node {peer} \
+                 and at the link between the nodes"
+            )
         };
+        let cause = format!(
+            "{why}; nobody serves until both nodes are together again, nothing is lost{}",
+            self.earlier_loss(why)
+        );
         self.explain(cause, &advice);
     }
 

@@ -135,7 +135,7 @@ impl Group {
     pub(super) fn on_silence(&mut self, now: Instant) {
         let Some(link) = &self.link else { return };
         let silent_ms = now.since(link.heard).as_millis();
-        let why = format!("{} has been silent for {silent_ms} ms", self.config.peer);
+        let why = format!("{} was silent for {silent_ms} ms", self.config.peer);
         self.lose_connection(now, &why);
     }
 

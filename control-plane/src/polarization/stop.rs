@@ -304,7 +304,13 @@ impl Group {
         self.forget_link();
         self.timers = TimerTable::EMPTY;
         let clean = self.record.clean && self.record.state == RecordState::Stopped;
-        let why = if clean { "stopped cleanly" } else { "stopped" };
+        let why = if clean {
+            "stopped cleanly"
+        } else if self.record.state == RecordState::Virgin {
+            "stopped before its first session"
+        } else {
+            "stopped, not cleanly: the next join compares everything; nothing acknowledged is lost"
+        };
         self.transition(State::Stopped, why);
         self.actions.push_back(Action::Stopped);
     }

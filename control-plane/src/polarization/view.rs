@@ -4,9 +4,10 @@ use base::ids::{NodeName, Session};
 use base::time::Instant;
 use datapath::port::{Progress, Role, Scope, SyncRole};
 
-use super::durable::{Failure, RETRY_AFTER};
+use super::durable::{Failure, RETRY_AFTER, lost_place_text};
 use super::group::{Group, Phase, Situation};
 use super::state::State;
+use crate::record::Continuity;
 use crate::state_word::StateWord;
 
 /// The group at one moment.
@@ -130,7 +131,7 @@ impl Group {
 
     fn volume_view(&self, now: Instant, progress: Progress) -> VolumeView {
         let Phase::Joining(join) = &self.phase else { return VolumeView { resync: None } };
-        if !join.has_touched_volumes() {
+        if !join.has_touched_volumes() || join.scope == Scope::Nothing {
             return VolumeView { resync: None };
         }
         let role = match join.role {
@@ -151,16 +152,18 @@ impl Group {
     /// What happened, what still works, what to do.
     fn texts(&self, now: Instant) -> (String, String) {
         let (mut cause, mut advice) = self.situation_texts(now);
-        let findings = self.start_texts.iter().map(|text| {
+        // What nobody may copy from is healed by the peer's copy, if that one is good.
+        let amnesia = self.record.continuity == Continuity::Amnesia;
+        let forfeited = (amnesia && !self.start_texts.is_empty()).then(|| {
+            let Self { config, .. } = self;
             format!(
-                "{text}; this copy is never the source of a resync, it is copied from {}",
-                self.config.peer
+                "the copy of {} is never the source of a resync: it is made equal to {}'s, if \
+                 that one is good",
+                config.node, config.peer
             )
         });
-        let lost = self
-            .lost_place
-            .iter()
-            .map(|text| format!("{text}; the record is kept twice in the other directory"));
+        let findings = self.start_texts.iter().cloned().chain(forfeited);
+        let lost = self.lost_place.iter().map(|text| lost_place_text(text));
         for text in findings.chain(lost) {
             if !cause.is_empty() {
                 cause.push_str("; ");

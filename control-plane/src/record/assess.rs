@@ -161,7 +161,12 @@ impl fmt::Display for Amnesia {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PlaceLost { place, why } => {
-                write!(f, "record directory {} holds no usable record ({why})", place + 1)
+                write!(
+                    f,
+                    "record directory {} holds no usable record ({why}): this node goes on with \
+                     the other one and makes this one again; find out why it was lost",
+                    place + 1
+                )
             }
             Self::BadSlots => f.write_str("the record is damaged in both places"),
             Self::OlderThanRun { found, newest } => write!(
@@ -182,8 +187,14 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DataReplaced { why } => write!(f, "data replaced or rolled back: {why}"),
-            Self::HeaderLost { why } => write!(f, "its .meta file is lost: {why}"),
-            Self::BitmapOld { why } => write!(f, "its .meta file is old: {why}"),
+            Self::HeaderLost { why } => write!(
+                f,
+                "its .meta file is lost ({why}): it is made again, and the whole copy compared \
+                 with the other node's"
+            ),
+            Self::BitmapOld { why } => {
+                write!(f, "its .meta file is old ({why}): it is made again, the copy still counts")
+            }
             Self::DeviceReattached => f.write_str("the device was attached again"),
         }
     }

@@ -111,6 +111,14 @@ fn modes_read_back() {
 }
 
 #[test]
+fn what_a_silent_peer_said_last_is_not_told_as_current() {
+    let mut status = example();
+    status.peer.reachable = false;
+    let text = render(&status);
+    assert!(text.contains("peer b     not reachable, was resync-target, heard 12ms ago"), "{text}");
+}
+
+#[test]
 fn waiting_asks_for_state_and_mode() {
     let status = example();
     let wanted = |state, mode| Wanted { state, mode };

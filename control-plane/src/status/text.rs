@@ -41,7 +41,9 @@ fn write_head(text: &mut String, status: &NodeStatus) -> std::fmt::Result {
         ms.map_or("never heard".to_owned(), |ms| format!("heard {} ago", milliseconds(ms)))
     };
     let peer = &status.peer;
-    let state = peer.state.map_or(String::new(), |state| format!(", {state}"));
+    // What it said last may be long over.
+    let last = if peer.reachable { "" } else { "was " };
+    let state = peer.state.map_or(String::new(), |state| format!(", {last}{state}"));
     let heard = seen(peer.last_seen_ms);
     let label = format!("peer {}", peer.name);
     writeln!(text, "{label:<10} {}{state}, {heard}", reachable(peer.reachable))?;

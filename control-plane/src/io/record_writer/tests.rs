@@ -257,6 +257,9 @@ fn a_lost_place_is_amnesia_and_is_made_anew_by_the_next_record() {
     fs::remove_dir_all(folder.path("record-2")).expect("it is there");
     let state = folder.run(serve(2));
     assert!(matches!(state.amnesia[..], [Amnesia::PlaceLost { place: 1, .. }]));
+    let texts = state.texts().join("; ");
+    assert!(texts.contains("record-2/record: the file is not there"), "{texts}");
+    assert!(texts.contains("goes on with the other one and makes this one again"), "{texts}");
     assert_eq!(folder.look().record.session, Session(2));
     assert!(folder.path("record-2/record").exists());
 }

@@ -6,7 +6,7 @@ use datapath::port::{Scope, VolumeReport};
 use datapath::storage::IoFault;
 
 use super::world::{A, B, DurableStepKind, World};
-use crate::polarization::GroupView;
+use crate::polarization::{DurableDone, GroupView};
 use crate::record::{Continuity, RecordState};
 use crate::state_word::StateWord;
 use crate::wire::{ControlMessage, Heartbeat};
@@ -230,13 +230,47 @@ fn a_failed_disk_is_recorded_then_told_and_mended_from_the_other_node() {
         for part in ["vol.img", "write failed", "no space left", "is intact", "free space"] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        assert!(world.view(1 - failed).cause.contains("its disk failed"));
+        let peer = world.view(1 - failed);
+        assert!(peer.cause.contains("its disk failed"));
+        assert!(peer.advice.contains("free space or mend the disk of node"), "{peer:?}");
         world.pass(SECOND * 4);
+        let peer = world.view(1 - failed);
+        assert!(peer.advice.contains("free space or mend the disk of node"), "{peer:?}");
         assert!(!world.view(A).serving, "it does not try again at once");
         world.pass(SECOND * 2);
         expect_healed(&mut world, 1 - failed);
         assert!(!world.nodes[failed].disk.record.io_failed, "F7 clears it");
     }
+}
+
+#[test]
+fn the_rewriting_of_a_failed_copy_is_not_called_a_comparison() {
+    let mut world = World::active(1);
+    world.write(A, 0, false);
+    fail_disk(&mut world, A);
+    world.run();
+    world.kill(A, 0);
+    world.start(A);
+    while world.view(A).state != StateWord::ResyncTarget {
+        assert!(world.step(0));
+    }
+    let cause = world.view(A).cause;
+    assert!(cause.contains("its whole copy is being written anew from b's"), "{cause}");
+    let cause = world.view(B).cause;
+    assert!(cause.contains("all of b's copy is being copied to a"), "{cause}");
+}
+
+#[test]
+fn a_record_directory_that_is_lost_on_the_way_is_in_status() {
+    let mut world = World::new(1, None, false);
+    world.start(A);
+    let Some((ticket, _)) = world.nodes[A].job.take() else { panic!("F0 is under way") };
+    let lost_place = Some("a/record-2/record: no space left".to_owned());
+    let done = Ok(DurableDone { lost_place });
+    world.feed(A, |group, now| group.handle_durable(now, ticket, done));
+    let view = world.view(A);
+    let expected = "a/record-2/record: no space left; the record is kept twice in the other";
+    assert!(view.cause.contains(expected), "{view:?}");
 }
 
 #[test]
@@ -350,6 +384,7 @@ fn two_copies_that_were_both_lost_are_left_alone() {
         let view = world.view(node);
         assert!(!view.serving && view.peer.reachable);
         assert!(view.cause.contains("nobody serves"), "{view:?}");
+        assert!(view.cause.contains("if that one is good"), "{view:?}");
         assert!(view.advice.contains("both copies are kept as they are"), "{view:?}");
         assert!(world.nodes[node].steps.iter().all(|step| !step.starts_with("record Target")));
     }
@@ -399,6 +434,8 @@ fn a_stop_that_the_peer_does_not_answer_ends_in_time_and_is_not_clean() {
     world.pass(Duration::from_secs(9));
     assert!(world.nodes[A].ended);
     assert!(!world.nodes[A].disk.record.clean);
+    let last = &world.nodes[A].decisions.last().expect("it stopped").why;
+    assert!(last.starts_with("stopped, not cleanly: the next join compares everything"), "{last}");
 }
 
 #[test]

@@ -48,6 +48,12 @@ fn new_and_empty_files_need_no_comparison() {
     let mut world = World::new(1, None, true);
     world.start(A);
     world.start(B);
+    while world.view(A).state != StateWord::ResyncSource {
+        assert!(world.step(0));
+    }
+    let view = world.view(A);
+    assert!(view.cause.contains("nothing is compared"), "{view:?}");
+    assert_eq!(view.volumes[0].resync, None, "nothing has a progress");
     world.run();
     world.expect_active();
     assert_eq!(world.compared, [Scope::Nothing]);

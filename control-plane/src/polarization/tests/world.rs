@@ -65,7 +65,7 @@ pub(super) struct Node {
     pub(super) disk: Disk,
     pub(super) volumes: Vec<FakeVolume>,
     reports: VecDeque<(VolumeIndex, VolumeReport)>,
-    job: Option<(Ticket, Vec<DurableStep>)>,
+    pub(super) job: Option<(Ticket, Vec<DurableStep>)>,
     pub(super) gate: Gate,
     boot: u8,
     incarnation: u8,
