@@ -9,6 +9,7 @@ use std::time::Duration;
 use assert_cmd::Command;
 use base::ids::Session;
 use control_plane::io::config_file::store_pair;
+use control_plane::io::record_writer::forget_record;
 use control_plane::state_word::StateWord;
 use control_plane::status::NodeStatus;
 use support::{FakeNode, authority, configure, issue, starting, valid};
@@ -28,14 +29,30 @@ fn run(dir: &Path, arguments: &[&str]) -> (i32, String, String) {
     (code, text(&output.stdout), text(&output.stderr))
 }
 
+/// The folder of a node; what it keeps below /run goes with it.
+struct Deployment(tempfile::TempDir);
+
+impl Deployment {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Deployment {
+    fn drop(&mut self) {
+        let places = ["a/record-1", "a/record-2"].map(|place| self.path().join(place));
+        forget_record(&"a".parse().expect("a name"), &places);
+    }
+}
+
 /// A folder with pki, `a.toml` and an operator.
-fn deployment() -> tempfile::TempDir {
+fn deployment() -> Deployment {
     let dir = tempfile::tempdir().expect("a folder");
     authority(&dir.path().join("pki"));
     issue(&dir.path().join("pki"), "stretch:node/a", valid());
     issue(&dir.path().join("pki"), "stretch:operator/alice", valid());
     configure(dir.path());
-    dir
+    Deployment(dir)
 }
 
 #[test]

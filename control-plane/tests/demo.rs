@@ -9,6 +9,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use control_plane::io::record_writer::forget_record;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 /// Longest wait for anything here.
@@ -102,6 +103,11 @@ impl Drop for Demo {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // A demo that is killed leaves below /run what one that is stopped takes away.
+        for name in ["a", "b"] {
+            let places = ["record-1", "record-2"].map(|place| self.dir.join(name).join(place));
+            forget_record(&name.parse().expect("a name"), &places);
+        }
     }
 }
 
