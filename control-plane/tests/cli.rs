@@ -72,7 +72,7 @@ fn usage_errors_exit_with_2_and_say_what_is_allowed() {
         (&["status", "--node", "10.0.0.2"], "give HOST:PORT, the node's [admin] listen"),
         (&["status", "--node", "10.0.0.2:0"], "give HOST:PORT"),
         (&["status", "--node", "fd00::2:10811"], "or [fd00::2]:10811"),
-        (&["pki", "issue", "--dir", "p", "--kind", "node", "a", "--days", "0"], "--days"),
+        (&["pki", "issue", "--dir", "p", "--kind", "node", "a", "--days", "0"], "1..=4294967295"),
         (&["pki", "ca", "--dir", "p", "--days", "0"], "--days"),
         (&["demo", "--addresses", "127.0.0.1"], "needs three"),
         (&["pki", "issue", "--dir", "pki", "--kind", "king", "x"], "node, witness, host, operator"),
@@ -113,6 +113,11 @@ fn pki_makes_a_ca_and_identities_and_overwrites_nothing() {
         assert_eq!(code, 1);
         assert!(err.contains("is never overwritten"), "{err}");
     }
+    assert_eq!(run(dir.path(), &["pki", "ca", "--dir", "short", "--days", "2"]).0, 0);
+    let (code, out, err) =
+        run(dir.path(), &["pki", "issue", "--dir", "short", "--kind", "host", "h"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(out.ends_with(", when its CA ends\n"), "{out}");
     let bad = ["pki", "issue", "--dir", "p", "--kind", "node", "b", "--dns", "a b"];
     let (code, _, err) = run(dir.path(), &bad);
     assert_eq!(code, 1);

@@ -211,7 +211,7 @@ fn size(text: &str) -> Result<u64, String> {
 
 /// A certificate is valid for a day at least.
 fn days() -> RangedU64ValueParser<u32> {
-    RangedU64ValueParser::new().range(1..)
+    RangedU64ValueParser::new().range(1..=u64::from(u32::MAX))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

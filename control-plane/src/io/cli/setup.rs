@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use base::identity::Identity;
 use base::io::clock;
+use base::io::tls::TlsIdentity;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use tracing_subscriber::EnvFilter;
 
@@ -129,6 +130,11 @@ fn issue(args: &IssueArgs) -> Result<(), Failure> {
     let folder = pki_files::issue(&args.dir, &request)
         .with_context(|| format!("no identity for {}", request.holder))
         .map_err(Failure::Refused)?;
-    let end = day(request.validity.end);
-    say(&format!("made {} in {}, valid until {end}", request.holder, folder.display()))
+    // It is of no use without its CA.
+    let terms = TlsIdentity::load(&folder).map_err(Failure::refused)?.terms;
+    let own = request.validity.end;
+    let end = terms.iter().map(|term| term.end).fold(own, i64::min);
+    let cut = if end < own { ", when its CA ends" } else { "" };
+    let end = day(end);
+    say(&format!("made {} in {}, valid until {end}{cut}", request.holder, folder.display()))
 }
