@@ -117,7 +117,7 @@ fn volume_refusal(
             "volume {name} has {} bytes at {a} and {} bytes at {b}: {}",
             x.size,
             y.size,
-            init_again("the size"),
+            init_again("the size (its image, if blank, has to go, too)"),
         ));
     }
     if x.trim_zeroes != y.trim_zeroes {

@@ -320,6 +320,7 @@ fn what_can_never_be_a_pair_is_refused_by_both_with_the_reason() {
         ("volumes", |h| h.volumes.clear(), SAME),
         ("volume ids and their order", |h| h.volumes[0].volume_id = VolumeId([5; 16]), SAME),
         ("both must be equal", SAME, |h| h.volumes[0].size = 512),
+        ("its image, if blank, has to go, too", SAME, |h| h.volumes[0].size = 512),
         ("in units of", SAME, |h| h.volumes[0].granule_bytes *= 16),
         ("in units of", |h| h.volumes[0].granule_bytes = 0, SAME),
         ("in units of", |h| h.volumes[0].granule_bytes = 1536, SAME),
