@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use stretch_tests::chaos::netns::{isolated, run};
 use stretch_tests::real::program;
 
@@ -154,7 +155,7 @@ fn a_pair_made_by_hand_in_two_networks_with_a_device_at_b() {
         }
         for (child, (name, ..)) in nodes.iter_mut().zip(NODES) {
             // `ip netns exec` becomes the program: the child is the node.
-            run("kill", &[&child.id().to_string()]);
+            kill_process(Pid::from_child(child), Signal::TERM).expect("our own child");
             assert!(child.wait().expect("it ends").success(), "{name} stops cleanly");
         }
         run("cmp", &[&sites[0].path("a/small.img"), &sites[1].path("b/small.img")]);
