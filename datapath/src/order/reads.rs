@@ -77,7 +77,9 @@ impl Mirror {
 
     /// The read that began as this one, if its data has not come.
     pub(super) fn read_under_way(&self, (arrival, slot): (u64, usize)) -> Option<&LiveRead> {
-        self.reads.get(slot).filter(|read| read.arrival == arrival && read.result.is_none())
+        self.reads
+            .get(slot)
+            .filter(|read| read.arrival == arrival && read.submitted && read.result.is_none())
     }
 
     /// Answers the reads whose data is older than this sample of the gate. Those that may not be
