@@ -69,11 +69,13 @@ pub enum Rule {
     /// D10: a copy whose disk failed is written whole before it counts: what it shows may not be
     /// what it has.
     FailedCopyRewritten,
+    /// D11: a failed disk is remembered across the end of the process, before the record says so.
+    FailureRemembered,
 }
 
 impl Rule {
     /// Every rule, for tests that break one after the other.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::OrderedBeforeApply,
         Self::LockUntilCommit,
         Self::RangeLocked,
@@ -105,6 +107,7 @@ impl Rule {
         Self::CompareEverything,
         Self::TargetDropsOwn,
         Self::FailedCopyRewritten,
+        Self::FailureRemembered,
     ];
 }
 

@@ -30,6 +30,7 @@ pub mod io {
     pub mod pki_files;
     pub mod record_files;
     pub mod record_writer;
+    pub mod run_files;
     pub mod stop_signals;
     pub mod volume_thread;
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use assert_cmd::Command;
 use base::ids::Session;
 use control_plane::io::config_file::store_pair;
-use control_plane::io::record_writer::forget_record;
+use control_plane::io::run_files::RunFiles;
 use control_plane::state_word::StateWord;
 use control_plane::status::NodeStatus;
 use support::{FakeNode, authority, configure, issue, starting, valid};
@@ -41,7 +41,7 @@ impl Deployment {
 impl Drop for Deployment {
     fn drop(&mut self) {
         let places = ["a/record-1", "a/record-2"].map(|place| self.path().join(place));
-        forget_record(&"a".parse().expect("a name"), &places);
+        RunFiles::of_record(&"a".parse().expect("a name"), &places).forget();
     }
 }
 

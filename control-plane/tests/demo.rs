@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use control_plane::io::record_writer::forget_record;
+use control_plane::io::run_files::RunFiles;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 /// Longest wait for anything here.
@@ -106,7 +106,7 @@ impl Drop for Demo {
         // A demo that is killed leaves below /run what one that is stopped takes away.
         for name in ["a", "b"] {
             let places = ["record-1", "record-2"].map(|place| self.dir.join(name).join(place));
-            forget_record(&name.parse().expect("a name"), &places);
+            RunFiles::of_record(&name.parse().expect("a name"), &places).forget();
         }
     }
 }

@@ -299,4 +299,5 @@ each_rule! {
     compare_everything_is_noticed: CompareEverything,
     target_drops_own_is_noticed: TargetDropsOwn,
     failed_copy_rewritten_is_noticed: FailedCopyRewritten,
+    failure_remembered_is_noticed: FailureRemembered,
 }

@@ -18,7 +18,8 @@ use datapath::io::backing::{Backing, BackingError, Direct};
 use super::config_file::store_pair;
 use super::peer_link::random_bytes;
 use super::record_files::{HeaderFile, Places, RECORD_FILE, StampFile, sync_folder};
-use super::record_writer::{StartError, lock_node, machine_id, meta_path, note_record};
+use super::record_writer::{StartError, lock_node, machine_id, meta_path};
+use super::run_files::RunFiles;
 use crate::config::{NodeConfig, PairConfig, PairVolume, VolumeSection};
 use crate::record::assess::volumes_digest;
 use crate::record::{Continuity, NodeRecord, RecordState, Stamp, VolumeHeader, Vote};
@@ -257,14 +258,15 @@ fn write_record(
     };
     let record_dirs = &config.node.record_dirs;
     let mut places = Places::create(record_dirs).map_err(io_error("make", &record_dirs[0]))?;
+    let mut record = record;
     for record_seq in 1..=2 {
-        let record = NodeRecord { record_seq, ..record.clone() };
+        record.record_seq = record_seq;
         places.write(&record).map_err(|lost| InitError::Io {
             what: "write",
             path: lost.path,
             source: lost.error,
         })?;
     }
-    note_record(&config.node.name, &volumes_digest, 2);
+    RunFiles::of(&config.node.name, &volumes_digest).note_record(&record);
     Ok(())
 }

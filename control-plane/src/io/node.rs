@@ -44,6 +44,7 @@ use super::mailbox::SharedGate;
 use super::metrics::{Latencies, Metrics, Transitions};
 use super::peer_link::{PeerLinks, random_bytes};
 use super::record_writer::{self, StartError, VolumeParts, lock_node};
+use super::run_files::RunFiles;
 use super::stop_signals::StopSignals;
 use super::volume_thread::{self, Mail, Report, VolumeCounters};
 use crate::config::{self, NbdTls, NodeConfig, PairConfig};
@@ -200,7 +201,8 @@ impl Node {
         let (measured, measured_queue) = mpsc::channel(MEASURED_MAX);
         let gate = Arc::new(SharedGate::default());
         let io_timeout = pair.timers.timers().io_timeout;
-        let common = Common { rules, io_timeout, gate: gate.clone(), reports, measured };
+        let run_files = record.run_files;
+        let common = Common { rules, io_timeout, gate: gate.clone(), reports, measured, run_files };
         let Volumes { threads, handles, fronts } = start_volumes(&pair, backings, &common)?;
         let table = ExportTable::new(handles.iter().map(|handle| handle.export.clone()).collect());
         let exports = SharedExports::new(table);
@@ -292,6 +294,7 @@ struct Common {
     gate: Arc<SharedGate>,
     reports: mpsc::Sender<Report>,
     measured: mpsc::Sender<(usize, Box<Latencies>)>,
+    run_files: RunFiles,
 }
 
 /// The volume threads, and what the group and the front thread know of each.
@@ -320,6 +323,7 @@ fn start_volumes(pair: &PairConfig, backings: &[Arc<Backing>], common: &Common) 
             gate: common.gate.clone(),
             counters: counters.clone(),
             measured: common.measured.clone(),
+            run_files: common.run_files.clone(),
         };
         volumes.threads.push(spawn_volume(index, parts, backing.clone())?);
         let mut export = ExportInfo::new(volume.name.clone(), volume.size);

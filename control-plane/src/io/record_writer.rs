@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use tokio::sync::mpsc;
 
 use super::record_files::{HeaderFile, Places, PlacesLost, RECORD_FILE, StampFile};
+use super::run_files::RunFiles;
 use crate::polarization::{DurableDone, DurableFault, DurableStep};
 use crate::record::assess::AssessError;
 use crate::record::slots::choose;
@@ -93,6 +94,8 @@ pub struct Started {
     pub state: StartState,
     /// Ready for jobs.
     pub writer: RecordWriter,
+    /// What is remembered until the machine restarts.
+    pub run_files: RunFiles,
 }
 
 /// Under the lock of the node's folder: reads everything, judges it, starts the writer's thread.
@@ -110,9 +113,10 @@ pub fn start(
 ) -> Result<Started, StartError> {
     let (mut places, reads) = Places::read(record_dirs);
     let chosen = choose(&reads);
-    let run_file = chosen.as_ref().and_then(|c| run_file(node, &c.record.volumes_digest));
+    let mut run_files = RunFiles::default();
     if let Some(chosen) = chosen {
         places.set_plan(chosen.plan);
+        run_files = RunFiles::of(node, &chosen.record.volumes_digest);
     }
     let mut files = Vec::new();
     let mut found = Vec::new();
@@ -139,7 +143,8 @@ pub fn start(
         machine_id: machine_id(),
         vm_generation_id: [0; 16],
         incarnation,
-        run_record_seq: run_file.as_ref().and_then(|path| read_number(path)),
+        run_record_seq: run_files.newest_record(),
+        run_tells_of_failure: run_files.tells_of_failure(),
     };
     let mut state = assess(&input, rules)?;
     for amnesia in &mut state.amnesia {
@@ -149,12 +154,12 @@ pub fn start(
     }
     let (jobs, job_queue) = std_mpsc::sync_channel(JOBS_MAX);
     let (done_sender, done) = mpsc::channel(JOBS_MAX);
-    let worker = Worker { places, volumes: files, run_file };
+    let worker = Worker { places, volumes: files, run_files: run_files.clone() };
     thread::Builder::new()
         .name("record".to_owned())
         .spawn(move || worker.run(&job_queue, &done_sender))
         .map_err(|source| StartError::Lock { path: data_dir.to_owned(), source })?;
-    Ok(Started { state, writer: RecordWriter { jobs, done, _lock: lock } })
+    Ok(Started { state, writer: RecordWriter { jobs, done, _lock: lock }, run_files })
 }
 
 impl RecordWriter {
@@ -186,7 +191,7 @@ struct VolumeFiles {
 struct Worker {
     places: Places,
     volumes: Vec<VolumeFiles>,
-    run_file: Option<PathBuf>,
+    run_files: RunFiles,
 }
 
 impl Worker {
@@ -211,13 +216,13 @@ impl Worker {
                     let files = self.files(*volume);
                     let result = rustix::fs::fdatasync(files.backing.fd()).map_err(io::Error::from);
                     let path = files.backing.path().to_owned();
-                    result.map_err(|e| fault(Some(*volume), "flush the data", &path, &e))?;
+                    result.map_err(|e| self.data_fault(*volume, "flush the data", &path, &e))?;
                 }
                 DurableStep::WriteStamp(volume, stamp) => {
                     let files = self.files(*volume);
                     let result = files.stamp.write(stamp);
                     let path = files.backing.path().to_owned();
-                    result.map_err(|e| fault(Some(*volume), "write the stamp", &path, &e))?;
+                    result.map_err(|e| self.data_fault(*volume, "write the stamp", &path, &e))?;
                 }
                 DurableStep::WriteHeader(volume, header) => {
                     let files = self.files(*volume);
@@ -231,10 +236,7 @@ impl Worker {
                         fault(None, "write the record", &path, &error)
                     })?;
                     done.lost_place = lost.or(done.lost_place);
-                    if let Some(path) = &self.run_file {
-                        // It only helps to notice a rollback: an error here costs no more.
-                        let _ = fs::write(path, record.record_seq.to_string());
-                    }
+                    self.run_files.note_record(record);
                 }
             }
         }
@@ -243,6 +245,18 @@ impl Worker {
 
     fn files(&mut self, volume: VolumeIndex) -> &mut VolumeFiles {
         &mut self.volumes[usize::from(volume.0)]
+    }
+
+    /// Both flush the data: what they lost is in no page that is still to be written (D10).
+    fn data_fault(
+        &self,
+        volume: VolumeIndex,
+        operation: &'static str,
+        path: &Path,
+        error: &io::Error,
+    ) -> DurableFault {
+        self.run_files.note_failure();
+        fault(Some(volume), operation, path, error)
     }
 }
 
@@ -303,42 +317,6 @@ fn read_id(path: &str) -> Option<[u8; 16]> {
 
 fn read_number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
-}
-
-/// Where the newest record's number is kept until the machine restarts: below /run, for root, or
-/// in the user's own folder there. Two nodes of one name on a machine (a demo beside another) are
-/// told apart by their volumes' disk ids, which a restored copy of the record has, too.
-pub(super) fn run_file(node: &NodeName, volumes_digest: &[u8; 16]) -> Option<PathBuf> {
-    let folder = if rustix::process::geteuid().is_root() {
-        PathBuf::from("/run/stretch")
-    } else {
-        let user = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
-        if !user.starts_with("/run") {
-            return None;
-        }
-        user.join("stretch")
-    };
-    fs::create_dir_all(&folder).ok()?;
-    let digest = u128::from_be_bytes(*volumes_digest);
-    Some(folder.join(format!("{node}-{digest:032x}.seq")))
-}
-
-/// Remembers the number of a node's newest record until the machine restarts, where it can.
-pub fn note_record(node: &NodeName, volumes_digest: &[u8; 16], record_seq: u64) {
-    if let Some(path) = run_file(node, volumes_digest) {
-        // It only helps to notice a rollback: an error here costs no more.
-        let _ = fs::write(path, record_seq.to_string());
-    }
-}
-
-/// Removes what [`note_record`] keeps of a node that is down.
-pub fn forget_record(node: &NodeName, record_dirs: &[PathBuf; 2]) {
-    let (_, reads) = Places::read(record_dirs);
-    let digest = choose(&reads).map(|chosen| chosen.record.volumes_digest);
-    if let Some(path) = digest.and_then(|digest| run_file(node, &digest)) {
-        // It is gone at the next start of the machine in any case.
-        let _ = fs::remove_file(path);
-    }
 }
 
 fn diskseq(backing: &Backing) -> u64 {

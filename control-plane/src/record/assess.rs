@@ -30,6 +30,8 @@ pub struct StartInput {
     pub incarnation: Incarnation,
     /// record_seq of the newest record written since the machine started, if known.
     pub run_record_seq: Option<u64>,
+    /// Since the machine started a disk has failed, and no record says so (D11).
+    pub run_tells_of_failure: bool,
 }
 
 /// What was found of one volume.
@@ -240,6 +242,9 @@ pub fn assess(input: &StartInput, rules: Rules) -> Result<StartState, AssessErro
     if is_other_machine(&record, input) {
         amnesia.push(Amnesia::OtherMachine);
     }
+    let failed = input.run_tells_of_failure && rules.hold(Rule::FailureRemembered);
+    record.io_failed |= failed;
+    record.clean &= !failed;
     let volumes: Vec<VolumeStart> =
         input.volumes.iter().map(|found| assess_volume(&record, found, rules)).collect();
     let headers = volumes.iter().map(|v| (v.header.volume_id, v.header.disk_id));
@@ -255,6 +260,10 @@ pub fn assess(input: &StartInput, rules: Rules) -> Result<StartState, AssessErro
     }
     let reattached = volumes.iter().any(|v| v.findings.contains(&Finding::DeviceReattached));
     raise_continuity(&mut record, input, !amnesia.is_empty(), reattached, rules);
+    assert!(
+        !failed || (record.io_failed && record.continuity >= Continuity::Unclean),
+        "D11: a start after a failed disk claims no whole copy"
+    );
     Ok(StartState { record: prepare_start(record, input), amnesia, volumes })
 }
 

@@ -379,7 +379,8 @@ impl World {
         let DurableStep::WriteRecord(record) = step else { return };
         if record.io_failed {
             self.history.hit(side);
-            self.nodes[side].disks.iter_mut().for_each(|disk| disk.failed_unrecorded = false);
+            self.nodes[side].machine.tells_of_failure = false;
+            self.nodes[side].disks.iter_mut().for_each(|disk| disk.failed_untold = false);
         }
         self.coverage.count("record", format!("{:?}", StateName(record.state)));
         let node = &mut self.nodes[side];

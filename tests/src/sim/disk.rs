@@ -49,8 +49,8 @@ pub(super) struct DataDisk {
     /// Size of its blocks.
     granule_bytes: u64,
     pub(super) faults: DiskFaults,
-    /// A flush has failed and no durable record says so.
-    pub(super) failed_unrecorded: bool,
+    /// A flush has failed, and neither the machine nor a durable record says so.
+    pub(super) failed_untold: bool,
 }
 
 /// Two operations on the same blocks were under way together and one of them writes (W9).
@@ -66,7 +66,7 @@ impl DataDisk {
             under_way: BTreeMap::new(),
             granule_bytes,
             faults: DiskFaults::default(),
-            failed_unrecorded: false,
+            failed_untold: false,
         }
     }
 
@@ -212,7 +212,7 @@ impl DataDisk {
     /// A failed flush: any sector may be back at what the medium has, at once or, as the pages
     /// count as clean and stay in memory, when power is lost.
     fn lose_part_of_cache(&mut self, rng: &mut ChaCha8Rng) {
-        self.failed_unrecorded = true;
+        self.failed_untold = true;
         self.settle_medium(0.5, rng);
         if rng.random_bool(0.5) {
             self.current.clone_from(&self.durable);
@@ -234,7 +234,7 @@ impl DataDisk {
 
     /// Power loss, after [`Self::kill`]: the medium keeps any part of the cache.
     pub(super) fn cut_power(&mut self, rng: &mut ChaCha8Rng) {
-        self.failed_unrecorded = false;
+        self.failed_untold = false;
         let kept = [0.0, 0.0, 0.3, 0.9][rng.random_range(0..4)];
         self.settle_medium(kept, rng);
         self.current.clone_from(&self.durable);

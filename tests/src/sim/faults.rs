@@ -52,6 +52,8 @@ pub enum FaultKind {
     FlushError,
     /// Flushes fail for a while, and power loss of both after it was healed.
     FlushErrorThenPower,
+    /// Likewise, and the process ends before its record says so; then the other copy is lost.
+    FlushErrorAndKill,
     /// Reads fail.
     ReadError,
     /// A clean stop of one node.
@@ -106,7 +108,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them with how often each is drawn.
-    pub const WEIGHTS: [(Self, u32); 44] = [
+    pub const WEIGHTS: [(Self, u32); 45] = [
         (Self::CutBoth, 6),
         (Self::CutOneWay, 4),
         (Self::Flap, 3),
@@ -126,6 +128,7 @@ impl FaultKind {
         (Self::WriteError, 3),
         (Self::FlushError, 3),
         (Self::FlushErrorThenPower, 3),
+        (Self::FlushErrorAndKill, 2),
         (Self::ReadError, 2),
         (Self::Stop, 3),
         (Self::StopBoth, 3),
@@ -182,6 +185,8 @@ pub(super) enum Trigger {
     CompareBegins,
     /// Either gate opens.
     GateOpens,
+    /// A node notices that a disk has failed.
+    DiskFails,
 }
 
 /// One thing that is done to the world.
@@ -321,6 +326,7 @@ fn expand(kind: FaultKind, rng: &mut ChaCha8Rng, steps: &mut Vec<(Duration, Step
         | FaultKind::WriteError
         | FaultKind::FlushError
         | FaultKind::FlushErrorThenPower
+        | FaultKind::FlushErrorAndKill
         | FaultKind::ReadError
         | FaultKind::PlaceError
         | FaultKind::ResetWhileSlow => expand_disk(kind, rng, x, steps),
@@ -446,6 +452,16 @@ fn expand_crash(kind: FaultKind, rng: &mut ChaCha8Rng, x: Side, steps: &mut Vec<
     steps.push((away(rng), Step::Start(x)));
 }
 
+/// As soon as both serve again.
+fn power_of_both(rng: &mut ChaCha8Rng) -> Step {
+    let steps = vec![
+        (Duration::ZERO, Step::Burst(6)),
+        (millis(rng, 5, 150), Step::Power(0)),
+        (micros(rng, 0, 1000), Step::Power(1)),
+    ];
+    Step::Arm(Trigger::GateOpens, steps)
+}
+
 fn expand_disk(kind: FaultKind, rng: &mut ChaCha8Rng, x: Side, steps: &mut Vec<(Duration, Step)>) {
     let now = Duration::ZERO;
     match kind {
@@ -467,12 +483,7 @@ fn expand_disk(kind: FaultKind, rng: &mut ChaCha8Rng, x: Side, steps: &mut Vec<(
             steps.push((now, Step::FlushFault(x)));
             steps.push((now, Step::Burst(6)));
             steps.push((millis(rng, 50, 300), Step::Mend(x)));
-            let after = vec![
-                (now, Step::Burst(6)),
-                (millis(rng, 5, 150), Step::Power(0)),
-                (micros(rng, 0, 1000), Step::Power(1)),
-            ];
-            steps.push((now, Step::Arm(Trigger::GateOpens, after)));
+            steps.push((now, power_of_both(rng)));
             if rng.random_bool(0.4) {
                 // Then the failed copy is the source.
                 steps.push((now, Step::Kill(1 - x)));
@@ -484,6 +495,23 @@ fn expand_disk(kind: FaultKind, rng: &mut ChaCha8Rng, x: Side, steps: &mut Vec<(
             for side in [x, 1 - x] {
                 steps.push((millis(rng, 1, 50), Step::Start(side)));
             }
+            return;
+        }
+        FaultKind::FlushErrorAndKill => {
+            // As above.
+            let x = usize::from(rng.random_bool(0.2));
+            let dies = vec![
+                (micros(rng, 0, 300), Step::Kill(x)),
+                (now, Step::Kill(1 - x)),
+                (now, Step::Mend(x)),
+                (now, Step::BlankImage(1 - x)),
+                (now, power_of_both(rng)),
+                (millis(rng, 1, 20), Step::Start(x)),
+                (millis(rng, 1, 20), Step::Start(1 - x)),
+            ];
+            steps.push((now, Step::Arm(Trigger::DiskFails, dies)));
+            steps.push((now, Step::FlushFault(x)));
+            steps.push((now, Step::Burst(6)));
             return;
         }
         FaultKind::ReadError => {

@@ -10,6 +10,7 @@ use datapath::port::VolumeReport;
 use datapath::storage::IoFault;
 
 use super::event::{Event, Letter, Side};
+use super::faults::Trigger;
 use super::medium::MediumWrite;
 use super::process::{DurableJob, Process};
 use super::world::World;
@@ -220,8 +221,19 @@ impl World {
         if result.is_err() {
             self.history.lost(side);
             self.coverage.count("disk", "sync failed");
+            self.remember_failure(side);
         }
         result.map_err(|error| fault(Some(volume), "flush the data", error))
+    }
+
+    /// Below /run, at once, where there is such a folder.
+    pub(super) fn remember_failure(&mut self, side: Side) {
+        self.trigger(Trigger::DiskFails);
+        if self.plan.run_files {
+            let node = &mut self.nodes[side];
+            node.machine.tells_of_failure = true;
+            node.disks.iter_mut().for_each(|disk| disk.failed_untold = false);
+        }
     }
 
     fn write_part(&mut self, side: Side, write: &MediumWrite) -> Result<(), DurableFault> {

@@ -105,12 +105,13 @@ impl World {
         }
     }
 
-    /// No process is killed between a failed flush and the record of it: the next one would know
-    /// nothing of it and believe what it reads (docs/INVARIANTS.md, D10: kept in part).
+    /// No process is killed between a failed flush and the first word of it, the mark below /run
+    /// or, without such a folder, the record: the next one would know nothing of it and believe
+    /// what it reads (docs/INVARIANTS.md, D11).
     fn must_wait(&self, step: &Step) -> bool {
         let fails = |side: Side| {
             let node = &self.nodes[side];
-            node.process.is_some() && node.disks.iter().any(|disk| disk.failed_unrecorded)
+            node.process.is_some() && node.disks.iter().any(|disk| disk.failed_untold)
         };
         match step {
             Step::Kill(side) => fails(*side),
@@ -342,8 +343,7 @@ impl World {
         self.restore_folder(side, old);
         self.history.lost(side);
         if self.rng.random_bool(0.3) {
-            self.nodes[side].machine.boot_id = BootId(bytes(&mut self.rng));
-            self.nodes[side].machine.run_record_seq = None;
+            self.nodes[side].machine.reboot(BootId(bytes(&mut self.rng)));
         }
         self.coverage.count("folder", "older folder");
     }
@@ -409,8 +409,7 @@ impl World {
         let Some(folder) = self.nodes[side].stash.take() else { return };
         self.end_process(side, true);
         self.restore_folder(side, folder);
-        self.nodes[side].machine.boot_id = BootId(bytes(&mut self.rng));
-        self.nodes[side].machine.run_record_seq = None;
+        self.nodes[side].machine.reboot(BootId(bytes(&mut self.rng)));
         self.coverage.count("folder", "put back");
         self.start(side);
     }

@@ -144,6 +144,7 @@ impl Medium {
             vm_generation_id: [0; 16],
             incarnation,
             run_record_seq: machine.run_record_seq,
+            run_tells_of_failure: machine.tells_of_failure,
         }
     }
 }
@@ -154,6 +155,17 @@ pub(super) struct Machine {
     pub(super) machine_id: MachineId,
     /// Newest record written since the machine started.
     pub(super) run_record_seq: Option<u64>,
+    /// A disk has failed since then, and no record says so.
+    pub(super) tells_of_failure: bool,
     /// Images without a single data extent.
     pub(super) empty: Vec<bool>,
+}
+
+impl Machine {
+    /// It starts again: what it kept in memory is gone.
+    pub(super) fn reboot(&mut self, boot_id: BootId) {
+        self.boot_id = boot_id;
+        self.run_record_seq = None;
+        self.tells_of_failure = false;
+    }
 }

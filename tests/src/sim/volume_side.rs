@@ -8,6 +8,7 @@ use base::request::Completion;
 use base::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use datapath::outbox::Action;
+use datapath::port::VolumeReport;
 use datapath::storage::{IoCompletion, IoId, IoOperation};
 use datapath::wire::{LinkDecoder, LinkEncoder};
 use rand::Rng;
@@ -266,6 +267,9 @@ impl World {
                 }
                 Action::Report(report) => {
                     self.check_report(side, volume, thread, &report);
+                    if matches!(report, VolumeReport::DiskFailed { .. }) {
+                        self.remember_failure(side);
+                    }
                     self.send_report(side, volume, report);
                 }
             }

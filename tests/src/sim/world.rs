@@ -313,8 +313,7 @@ impl World {
         for disk in &mut node.disks {
             disk.cut_power(&mut self.rng);
         }
-        node.machine.boot_id = BootId(bytes(&mut self.rng));
-        node.machine.run_record_seq = None;
+        node.machine.reboot(BootId(bytes(&mut self.rng)));
         let stopped = self.durable_record(side).is_some_and(|record| record.clean);
         if lost || !stopped {
             // Whatever it has by luck: it says of itself that it may lack something.
@@ -352,7 +351,13 @@ fn new_node(plan: &mut Plan, side: Side, images: &[Vec<u8>]) -> Node {
     let granules = plan.volumes.iter().map(|volume| u64::from(volume.granules[side]));
     let empty = images.iter().map(|image| image.iter().all(|byte| *byte == 0)).collect();
     Node {
-        machine: Machine { boot_id, machine_id, run_record_seq: None, empty },
+        machine: Machine {
+            boot_id,
+            machine_id,
+            run_record_seq: None,
+            tells_of_failure: false,
+            empty,
+        },
         medium: Medium::fresh(&record, &volumes),
         disks: images.iter().zip(granules).map(|(i, g)| DataDisk::new(i.clone(), g)).collect(),
         life: 0,

@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use super::Options;
 use crate::config::NodeConfig;
 use crate::io::config_file::load_pair;
-use crate::io::record_writer::forget_record;
+use crate::io::run_files::RunFiles;
 use crate::io::{init, pki_files};
 use crate::pki::{DAYS_DEFAULT, Request, Validity};
 
@@ -137,7 +137,7 @@ impl Drop for Folder {
     /// only pile up, because a demo's folder is moved, copied and removed at will.
     fn drop(&mut self) {
         for node in &self.nodes {
-            forget_record(&node.node.name, &node.node.record_dirs);
+            RunFiles::of_record(&node.node.name, &node.node.record_dirs).forget();
         }
     }
 }

@@ -7,9 +7,7 @@ use super::children::worth_showing;
 use super::folder::{Folder, lock_holder};
 use super::lines::{missing, percent_encode, quote, ready};
 use super::show::live_part;
-use crate::io::record_files::Places;
-use crate::io::record_writer::run_file;
-use crate::record::slots::choose;
+use crate::io::run_files::RunFiles;
 use crate::state_word::StateWord;
 use crate::status::{NodeStatus, ResyncRole, ResyncStatus, VolumeStatus};
 
@@ -68,11 +66,10 @@ fn nothing_is_left_below_run_when_a_demo_has_ended() {
     let folder = Folder::take(&options).expect("a good folder");
     let text = ready(&folder, Duration::from_millis(1), |_| true).expect("lines");
     assert!(text.contains("--bs=512 --iodepth=32 --size=512 "), "{text}");
-    let files = folder.nodes.each_ref().map(|node| {
-        let (_, reads) = Places::read(&node.node.record_dirs);
-        let record = choose(&reads).expect("a record").record;
-        run_file(&node.node.name, &record.volumes_digest)
-    });
+    let files = folder
+        .nodes
+        .each_ref()
+        .map(|node| RunFiles::of_record(&node.node.name, &node.node.record_dirs).sequence());
     // A user without a folder below /run keeps nothing there.
     assert!(files.iter().flatten().all(|path| path.exists()), "{files:?}");
     drop(folder);

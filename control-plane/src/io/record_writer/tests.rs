@@ -8,7 +8,7 @@ use super::*;
 use crate::config::NodeConfig;
 use crate::io::init::{InitError, init};
 use crate::io::record_files::STAMP_ATTRIBUTE;
-use crate::record::{Amnesia, Continuity, Finding, RecordState, Stamp};
+use crate::record::{Amnesia, Continuity, Finding, NodeRecord, RecordState, Stamp};
 
 const SIZE: u64 = 1 << 20;
 
@@ -83,7 +83,8 @@ impl Folder {
     /// Starts, runs `jobs`, ends, and returns what the start had found.
     fn run(&self, jobs: impl FnOnce(&StartState) -> Vec<DurableStep>) -> StartState {
         let backing = self.backing();
-        let Started { state, mut writer } = self.start_with(backing.clone()).expect("it starts");
+        let Started { state, mut writer, .. } =
+            self.start_with(backing.clone()).expect("it starts");
         let steps = jobs(&state);
         if !steps.is_empty() {
             writer.submit(Ticket(1), steps);
@@ -103,16 +104,16 @@ impl Folder {
     fn look(&self) -> StartState {
         self.run(|_| Vec::new())
     }
+
+    fn run_files(&self) -> RunFiles {
+        RunFiles::of_record(&self.config.node.name, &self.config.node.record_dirs)
+    }
 }
 
 impl Drop for Folder {
     /// Nothing is left behind below /run.
     fn drop(&mut self) {
-        let (_, reads) = Places::read(&self.config.node.record_dirs);
-        let digest = choose(&reads).map(|chosen| chosen.record.volumes_digest);
-        if let Some(path) = digest.and_then(|d| run_file(&self.config.node.name, &d)) {
-            let _ = fs::remove_file(path);
-        }
+        self.run_files().forget();
     }
 }
 
@@ -283,8 +284,7 @@ fn a_torn_slot_of_one_place_is_normal_and_of_both_is_amnesia() {
 #[test]
 fn an_older_copy_of_the_record_is_noticed_until_the_machine_restarts() {
     let folder = initialised();
-    let digest = folder.look().record.volumes_digest;
-    if run_file(&folder.config.node.name, &digest).is_none() {
+    if folder.run_files().sequence().is_none() {
         // No folder below /run is ours: then only the peer notices.
         return;
     }
@@ -305,13 +305,40 @@ fn an_older_copy_of_the_record_is_noticed_until_the_machine_restarts() {
     );
 }
 
+/// D11: the process was killed before its record said that a flush had failed.
+#[test]
+fn a_failed_disk_is_remembered_until_a_record_says_so() {
+    let folder = initialised();
+    let run_files = folder.run_files();
+    if run_files.sequence().is_none() {
+        // No folder below /run is ours: the time until the record is not covered.
+        return;
+    }
+    folder.run(serve(1));
+    run_files.note_failure();
+    // A record that was under way at that time says nothing of it.
+    let write = |state: &StartState, io_failed| {
+        let record_seq = state.record.record_seq + 1;
+        let record = NodeRecord { record_seq, io_failed, ..state.record.clone() };
+        vec![DurableStep::WriteRecord(Box::new(record))]
+    };
+    folder.run(|state| write(state, false));
+    let state = folder.run(|state| write(state, true));
+    assert!(state.record.io_failed && !state.record.clean);
+    assert_eq!(state.record.continuity, Continuity::Unclean);
+    assert!(!run_files.tells_of_failure());
+    let state = folder.run(|state| write(state, false));
+    assert!(state.record.io_failed, "as the record says");
+    assert!(!folder.look().record.io_failed, "a join has ended it");
+}
+
 #[test]
 fn a_job_that_fails_names_volume_operation_and_file_and_ends_there() {
     let folder = initialised();
     let meta = meta_path(&folder.path(""), &folder.config.volumes[0].name);
     fs::remove_file(&meta).expect("it is there");
     fs::create_dir(&meta).expect("a folder in its place");
-    let Started { state, mut writer } = folder.start_with(folder.backing()).expect("it starts");
+    let Started { state, mut writer, .. } = folder.start_with(folder.backing()).expect("it starts");
     assert!(matches!(state.volumes[0].findings[..], [Finding::HeaderLost { .. }]));
     let mut record = state.record.clone();
     record.record_seq += 1;

@@ -35,6 +35,7 @@ use tokio::sync::mpsc;
 
 use super::mailbox::{Receiver, Sender, SharedGate, mailbox};
 use super::metrics::Latencies;
+use super::run_files::RunFiles;
 use clients::{Clients, Intake};
 use link::Link;
 
@@ -135,6 +136,8 @@ pub struct Parts {
     pub counters: Arc<VolumeCounters>,
     /// Where measurements go once a second.
     pub measured: mpsc::Sender<(usize, Box<Latencies>)>,
+    /// Where a failed disk is remembered at once.
+    pub run_files: RunFiles,
 }
 
 /// Runs until it is told to exit. The engine is made by the thread itself.
@@ -154,6 +157,7 @@ struct VolumeThread {
     gate: Arc<SharedGate>,
     counters: Arc<VolumeCounters>,
     measured: mpsc::Sender<(usize, Box<Latencies>)>,
+    run_files: RunFiles,
     latencies: Box<Latencies>,
     /// When what was measured is handed on; none while there is nothing.
     measured_at: Option<Instant>,
@@ -169,7 +173,7 @@ struct VolumeThread {
 
 impl VolumeThread {
     fn new(parts: Parts, engine: Engine) -> io::Result<Self> {
-        let Parts { config, mail, reports, gate, counters, measured } = parts;
+        let Parts { config, mail, reports, gate, counters, measured, run_files } = parts;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         watch(&epoll, mail.letters.event_fd(), TOKEN_LETTERS)?;
         watch(&epoll, mail.arrivals.event_fd(), TOKEN_ARRIVALS)?;
@@ -183,6 +187,7 @@ impl VolumeThread {
             gate,
             counters,
             measured,
+            run_files,
             latencies: Box::default(),
             measured_at: None,
             now: clock::now(),
@@ -393,6 +398,9 @@ impl VolumeThread {
                 }
                 Action::Report(report) => {
                     let volume = self.index;
+                    if matches!(report, VolumeReport::DiskFailed { .. }) {
+                        self.run_files.note_failure();
+                    }
                     // A group thread that is gone ends the process.
                     let _ = self.reports.blocking_send(Report { volume, report });
                 }
@@ -481,6 +489,7 @@ mod tests {
             gate: Arc::default(),
             counters: Arc::default(),
             measured: mpsc::channel(1).0,
+            run_files: RunFiles::default(),
         };
         let engine = Engine::start(&backing).expect("an engine");
         let mut thread = VolumeThread::new(parts, engine).expect("an epoll");

@@ -250,6 +250,7 @@ impl World {
             vm_generation_id: [0; 16],
             incarnation: Incarnation([n.incarnation; 16]),
             run_record_seq: None,
+            run_tells_of_failure: false,
         };
         let start = assess(&input, rules).expect("the record is there");
         let volumes = start.volumes.iter().enumerate().map(|(i, v)| GroupVolume {

@@ -55,6 +55,7 @@ fn input() -> StartInput {
         vm_generation_id: record.vm_generation_id,
         incarnation: Incarnation([99; 16]),
         run_record_seq: None,
+        run_tells_of_failure: false,
     }
 }
 
@@ -118,6 +119,7 @@ fn every_way_to_start_has_its_continuity() {
         ),
         ("ready, process restarted", |r, _| r.state = RecordState::Ready, ProcessRestart, false),
         ("failed disk", |r, _| r.io_failed = true, Unclean, false),
+        ("failed disk, no record of it", |_, i| i.run_tells_of_failure = true, Unclean, false),
         (
             "an earlier start found a reset",
             |r, _| (r.continuity, r.by_reset) = (Unclean, true),
