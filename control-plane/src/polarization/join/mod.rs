@@ -12,6 +12,9 @@
 //! Nothing is ever sent again: a lost connection starts over with new HELLOs and a higher session.
 //! Invariants: I3, I5, P6; the step enum is the only order there is.
 
+mod records;
+mod step;
+
 use std::collections::BTreeSet;
 
 use base::ids::{Session, VolumeIndex};
@@ -20,12 +23,13 @@ use base::time::{Duration, Instant};
 use datapath::port::{Role, Scope, SyncRole, VolumeCommand, VolumeReport};
 
 use super::choose::scope;
-use super::durable::{Job, Purpose};
+use super::durable::Purpose;
 use super::group::{Group, Phase};
 use super::state::State;
 use super::timers::Timer;
-use crate::record::{Continuity, NodeRecord, RecordState, VolumeHeader};
+use crate::record::{Continuity, RecordState};
 use crate::wire::{ControlMessage, Hello};
+use step::Step;
 
 /// A join that makes no progress for so long is given up: far longer than a disk needs to flush
 /// what a comparison wrote.
@@ -49,72 +53,6 @@ pub(super) struct Join {
     peer: Box<Hello>,
 }
 
-/// What a join waits for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
-    /// Source: the data connections.
-    Linking,
-    /// Source: Prepared from all volumes.
-    Preparing,
-    /// Source: F6.
-    Flushing,
-    /// Source: SYNC_READY.
-    AwaitTarget,
-    /// Source: Compared from all volumes.
-    Comparing,
-    /// Source: its own rounds.
-    Raising,
-    /// Source: SYNC_DONE_ACK.
-    AwaitReady,
-    /// Source: F8.
-    Activating,
-    /// Source: Entered from all volumes.
-    Entering,
-    /// Source: AA_GO_ACK.
-    AwaitAck,
-    /// Target: SYNC_START.
-    AwaitStart,
-    /// Target: the data connections, after SYNC_START.
-    TargetLinking,
-    /// Target: Prepared from all volumes.
-    TargetPreparing,
-    /// Target: F5.
-    Marking,
-    /// Target: SYNC_DONE.
-    TargetComparing,
-    /// Target: F7.
-    Finishing,
-    /// Target: AA_GO.
-    AwaitGo,
-    /// Target: F8b.
-    TargetActivating,
-    /// Target: Entered from all volumes.
-    TargetEntering,
-}
-
-impl Step {
-    /// What it waits for, in words.
-    fn awaits(self) -> &'static str {
-        match self {
-            Self::Linking | Self::TargetLinking => "the data connections",
-            Self::Preparing | Self::TargetPreparing => "own writes of the last session",
-            Self::Flushing => "this node's disk to flush",
-            Self::AwaitTarget => "the target's record (SYNC_READY)",
-            Self::Comparing | Self::TargetComparing => "the comparison",
-            Self::Raising => "this node's disk to take the new round",
-            Self::AwaitReady => "the target's disk to flush (SYNC_DONE_ACK)",
-            Self::Activating | Self::Marking | Self::TargetActivating => {
-                "this node's disk to take the record"
-            }
-            Self::Entering | Self::TargetEntering => "the volumes to enter the session",
-            Self::AwaitAck => "the target to serve (AA_GO_ACK)",
-            Self::AwaitStart => "the source to begin (SYNC_START)",
-            Self::Finishing => "this node's disk to flush and to take the record",
-            Self::AwaitGo => "the source to serve (AA_GO)",
-        }
-    }
-}
-
 impl Join {
     /// What it waits for, in words.
     pub(super) fn awaits(&self) -> &'static str {
@@ -123,31 +61,13 @@ impl Join {
 
     /// Whether a volume knows of it and has to leave.
     pub(super) fn has_touched_volumes(&self) -> bool {
-        match self.step {
-            Step::Linking | Step::AwaitStart | Step::TargetLinking => false,
-            Step::Preparing
-            | Step::Flushing
-            | Step::AwaitTarget
-            | Step::Comparing
-            | Step::Raising
-            | Step::AwaitReady
-            | Step::Activating
-            | Step::Entering
-            | Step::AwaitAck
-            | Step::TargetPreparing
-            | Step::Marking
-            | Step::TargetComparing
-            | Step::Finishing
-            | Step::AwaitGo
-            | Step::TargetActivating
-            | Step::TargetEntering => true,
-        }
+        self.step.has_touched_volumes()
     }
 
     /// Whether a volume may have entered its session: what it holds is no more discarded without
     /// leaving it.
     pub(super) fn is_entered(&self) -> bool {
-        matches!(self.step, Step::Entering | Step::AwaitAck | Step::TargetEntering)
+        self.step.is_entered()
     }
 
     fn peer_disk(&self, volume: VolumeIndex) -> base::ids::DiskId {
@@ -247,22 +167,7 @@ impl Group {
                 self.timers.clear(Timer::Step);
                 return;
             }
-            Step::Preparing
-            | Step::Flushing
-            | Step::AwaitTarget
-            | Step::Comparing
-            | Step::Raising
-            | Step::AwaitReady
-            | Step::Activating
-            | Step::Entering
-            | Step::AwaitAck
-            | Step::TargetPreparing
-            | Step::Marking
-            | Step::TargetComparing
-            | Step::Finishing
-            | Step::AwaitGo
-            | Step::TargetActivating
-            | Step::TargetEntering => return,
+            _ => return,
         };
         join.began = now;
         let Join { session, role, scope, rewrite, .. } = *join;
@@ -335,33 +240,13 @@ impl Group {
         report: &VolumeReport,
     ) {
         let Some(join) = self.join_mut().filter(|join| join.session == session) else { return };
-        let expected = match join.step {
-            Step::Preparing | Step::TargetPreparing => {
-                matches!(report, VolumeReport::Prepared { .. })
-            }
-            Step::Comparing => matches!(report, VolumeReport::Compared { .. }),
-            Step::Entering | Step::TargetEntering => {
-                matches!(report, VolumeReport::Entered { .. })
-            }
-            Step::Linking
-            | Step::Flushing
-            | Step::AwaitTarget
-            | Step::Raising
-            | Step::AwaitReady
-            | Step::Activating
-            | Step::AwaitAck
-            | Step::AwaitStart
-            | Step::TargetLinking
-            | Step::Marking
-            | Step::TargetComparing
-            | Step::Finishing
-            | Step::AwaitGo
-            | Step::TargetActivating => false,
-        };
-        if !expected || !join.awaiting.remove(&volume) || !join.awaiting.is_empty() {
+        let step = join.step;
+        let is_last = step.is_answered_by(report)
+            && join.awaiting.remove(&volume)
+            && join.awaiting.is_empty();
+        if !is_last {
             return;
         }
-        let step = join.step;
         if self.failure.as_ref().is_none_or(|failure| failure.settled) {
             self.all_answered(now, step);
         }
@@ -390,20 +275,7 @@ impl Group {
                 self.become_active(now, Role::Follower);
                 self.send(ControlMessage::AaGoAck { session });
             }
-            Step::Linking
-            | Step::Flushing
-            | Step::AwaitTarget
-            | Step::Raising
-            | Step::AwaitReady
-            | Step::Activating
-            | Step::AwaitAck
-            | Step::AwaitStart
-            | Step::TargetLinking
-            | Step::Marking
-            | Step::TargetComparing
-            | Step::Finishing
-            | Step::AwaitGo
-            | Step::TargetActivating => unreachable!("no answer is awaited in {step:?}"),
+            _ => unreachable!("no answer is awaited in {step:?}"),
         }
     }
 
@@ -498,29 +370,6 @@ impl Group {
         self.timers.clear(Timer::Retry);
     }
 
-    /// F5: from here on this copy counts as nothing until F7. Skipped where nothing will be
-    /// overwritten: until touched it still counts as a copy of its session.
-    fn mark_target(&mut self) {
-        let Phase::Joining(join) = &self.phase else { panic!("F5 belongs to a join") };
-        let mut job = Job::new(Purpose::TargetMark);
-        let record_first = self.config.rules.hold(Rule::TargetRecordFirst);
-        if join.scope != Scope::Nothing && record_first {
-            let mut record = self.record.clone();
-            record.state = RecordState::Target {
-                source_generation: join.peer.generation,
-                source_session: join.session,
-            };
-            record.clean = false;
-            job.record(record);
-            for volume in self.volume_indexes() {
-                let peer_disk_id = join.peer_disk(volume);
-                job.header(volume, VolumeHeader { peer_disk_id, ..*self.header(volume) });
-            }
-        }
-        self.set_step(Step::Marking);
-        self.submit(job);
-    }
-
     fn compare_as_target(&mut self) {
         let Phase::Joining(join) = &self.phase else { panic!("only a join compares") };
         assert!(
@@ -534,98 +383,6 @@ impl Group {
         self.set_step(Step::TargetComparing);
         self.tell_all(&compare);
         self.send(ControlMessage::SyncReady { session });
-    }
-
-    /// The source's own rounds first, so that a target never knows of a round that the source
-    /// does not have (F7).
-    fn raise_rounds(&mut self) {
-        let Phase::Joining(join) = &self.phase else { panic!("rounds are raised by a join") };
-        let mut job = Job::new(Purpose::RaiseRounds);
-        for volume in self.volume_indexes() {
-            job.stamp(volume, self.stamp(volume, join.round(volume)));
-        }
-        for volume in self.volume_indexes() {
-            let (round, peer_disk_id) = (join.round(volume), join.peer_disk(volume));
-            job.header(volume, VolumeHeader { round, peer_disk_id, ..*self.header(volume) });
-        }
-        self.set_step(Step::Raising);
-        self.submit(job);
-    }
-
-    /// F7.
-    fn finish_target(&mut self) {
-        let Phase::Joining(join) = &self.phase else { panic!("F7 belongs to a join") };
-        let mut job = Job::new(Purpose::TargetFinish);
-        if self.config.rules.hold(Rule::TargetFlushLast) {
-            self.volume_indexes().for_each(|volume| job.sync(volume));
-            assert!(
-                job.flushes(self.headers.len()),
-                "F7: every volume is flushed before stamp and record say that it is whole"
-            );
-        }
-        let generation = join.peer.generation;
-        for volume in self.volume_indexes() {
-            let mut stamp = self.stamp(volume, join.round(volume));
-            stamp.generation = generation;
-            job.stamp(volume, stamp);
-        }
-        for volume in self.volume_indexes() {
-            let mut header = *self.header(volume);
-            header.round = join.round(volume);
-            header.peer_round = join.round(volume);
-            header.peer_disk_id = join.peer_disk(volume);
-            header.next_generation = generation;
-            job.header(volume, header);
-        }
-        let mut record = self.entered_record(RecordState::Ready);
-        record.generation = generation;
-        record.ancestors.clone_from(&join.peer.ancestors);
-        job.record(record);
-        self.set_step(Step::Finishing);
-        self.submit(job);
-    }
-
-    /// What F7, F8 and F8b have in common.
-    fn entered_record(&self, state: RecordState) -> NodeRecord {
-        let mut record = self.record.clone();
-        record.session = self.session();
-        record.state = state;
-        record.continuity = Continuity::Continuous;
-        record.by_reset = false;
-        record.session_boot_id = record.boot_id;
-        record.clean = false;
-        record.io_failed = false;
-        record
-    }
-
-    /// F8: the source counts as active from here on.
-    fn activate_source(&mut self) {
-        let Phase::Joining(join) = &self.phase else { panic!("F8 belongs to a join") };
-        let mut job = Job::new(Purpose::SourceActivate);
-        if self.config.rules.hold(Rule::ActiveBeforeGo) {
-            job.record(self.entered_record(RecordState::Active));
-        }
-        for volume in self.volume_indexes() {
-            let mut header = *self.header(volume);
-            header.peer_round = join.round(volume);
-            header.bitmap_base = self.record.generation;
-            header.next_generation = self.record.generation;
-            job.header(volume, header);
-        }
-        self.set_step(Step::Activating);
-        self.submit(job);
-    }
-
-    /// F8b.
-    fn activate_target(&mut self) {
-        let mut job = Job::new(Purpose::TargetActivate);
-        job.record(self.entered_record(RecordState::Active));
-        for volume in self.volume_indexes() {
-            let bitmap_base = self.record.generation;
-            job.header(volume, VolumeHeader { bitmap_base, ..*self.header(volume) });
-        }
-        self.set_step(Step::TargetActivating);
-        self.submit(job);
     }
 
     fn enter(&mut self, now: Instant, step: Step, role: Role) {
