@@ -109,7 +109,7 @@ pub enum Finding {
 pub struct VolumeStart {
     /// Its data file or device, for messages.
     pub path: String,
-    /// Its header as it is to be written next; `round` is already the stamp's where that counts.
+    /// Its header as it is to be written next, with the round of the stamp.
     pub header: VolumeHeader,
     /// A regular file without a single data extent.
     pub empty: bool,
@@ -348,11 +348,11 @@ fn assess_volume(record: &NodeRecord, found: &VolumeFound, rules: Rules) -> Volu
         findings.extend(stamp_finding(record, &header, &found.stamp));
     }
     let mut next = header;
-    let bitmap = bitmap_finding(record, &header, &found.stamp);
-    if let (Some(_), Ok(stamp)) = (&bitmap, &found.stamp) {
+    // The round is that of the data: an old bitmap file says nothing against the copy.
+    if let (true, Ok(stamp)) = (findings.is_empty(), &found.stamp) {
         next.round = next.round.max(stamp.round);
     }
-    findings.extend(bitmap);
+    findings.extend(bitmap_finding(record, &header, &found.stamp));
     if header.diskseq != 0 && header.diskseq != found.diskseq {
         findings.push(Finding::DeviceReattached);
     }

@@ -195,7 +195,12 @@ fn header(input: &mut StartInput) -> &mut VolumeHeader {
 }
 
 #[test]
-fn an_old_bitmap_file_is_found_and_takes_the_round_of_the_data() {
+fn a_bitmap_file_takes_the_round_of_the_data() {
+    let one_behind = start(|_, i| stamp(i).round = 8);
+    assert_eq!(
+        (one_behind.volumes[0].header.round, &one_behind.volumes[0].findings[..]),
+        (8, &[][..])
+    );
     let old_round = start(|_, i| stamp(i).round = 12);
     assert!(matches!(old_round.volumes[0].findings[..], [Finding::BitmapOld { .. }]));
     assert_eq!(old_round.volumes[0].header.round, 12);
