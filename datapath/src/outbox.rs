@@ -11,6 +11,9 @@ use crate::port::VolumeReport;
 use crate::storage::{IoId, IoOperation};
 use crate::wire::DataMessage;
 
+/// CACHE of hosts that is under way at the same time, at most.
+pub(crate) const PREFETCHES_MAX: usize = 32;
+
 /// Why a volume closes a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CloseReason {
@@ -97,8 +100,8 @@ pub(crate) enum IoUse {
     LocalFlush,
     /// This node's half of a flush at the peer.
     PeerFlush { id: u64 },
-    /// A host's CACHE.
-    Prefetch { request: RequestId, since: Instant },
+    /// A host's CACHE, which is answered already.
+    Prefetch,
     /// An own write of a session that was left.
     Carried { arrival: u64 },
     /// A piece being compared, at the source.
@@ -139,6 +142,15 @@ impl Outbox {
         self.next_io += 1;
         self.uses.insert(id, used_for);
         self.actions.push_back(Action::Submit { id, operation });
+    }
+
+    /// Reads ahead, unless that is under way often enough: it is only a hint, and on a disk that
+    /// hangs it never ends.
+    pub(crate) fn prefetch(&mut self, range: ByteRange) {
+        let under_way = self.uses.values().filter(|used_for| **used_for == IoUse::Prefetch);
+        if under_way.count() < PREFETCHES_MAX {
+            self.submit(IoUse::Prefetch, IoOperation::Prefetch { range });
+        }
     }
 
     pub(crate) fn send(&mut self, message: DataMessage) {

@@ -32,7 +32,7 @@ use crate::held::Held;
 use crate::order::late::Half;
 use crate::order::leave::CarriedWrite;
 use crate::order::mirror::{Arrival, Mirror, SessionInfo};
-use crate::outbox::{Action, CloseReason, IoUse, Outbox, Stages};
+use crate::outbox::{Action, CloseReason, IoUse, Outbox, PREFETCHES_MAX};
 use crate::port::{Progress, VolumeReport};
 use crate::queues::{Queue, REQUEST_BYTES_SUM_MAX, REQUESTS_MAX};
 use crate::rewrite::Rewrite;
@@ -44,7 +44,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// Messages of the next session that may come before the group's word of it, at most.
 const EARLY_MAX: usize = 2 * WINDOW;
 /// I/O under way, at most: one for each request here and at the peer, its flush, and a comparison.
-const IO_MAX: usize = REQUESTS_MAX + PEER_WRITES_MAX + 1 + TARGET_IO_MAX;
+const IO_MAX: usize = REQUESTS_MAX + PEER_WRITES_MAX + 1 + PREFETCHES_MAX + TARGET_IO_MAX;
 
 /// What a volume is built with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -289,11 +289,7 @@ impl Volume {
                     self.out.reply(request, Completion::Data(data));
                 }
             }
-            IoUse::Prefetch { request, since } => {
-                let ordered = Some(since);
-                let stages = Stages { admitted: ordered, ordered, here: Some(now), there: None };
-                self.out.answer(request, Completion::Done, stages);
-            }
+            IoUse::Prefetch => {}
             IoUse::Apply { .. }
             | IoUse::LocalFlush
             | IoUse::PeerFlush { .. }

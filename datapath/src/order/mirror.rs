@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, VecDeque};
 use base::ids::{ConnNonce, Session};
 use base::limits::{PEER_BYTES_MAX, PEER_WRITES_MAX};
 use base::range::ByteRange;
-use base::request::{Operation, RequestId};
+use base::request::{Completion, Operation, RequestId};
 use base::rules::{Rule, Rules};
 use base::time::Instant;
 use slab::Slab;
@@ -32,10 +32,9 @@ use super::live::{LiveRead, LiveWrite, Origin, Owner};
 use super::ranges::{LockId, RangeLocks};
 use super::told::Told;
 use crate::gate::Gate;
-use crate::outbox::{IoUse, Outbox};
+use crate::outbox::{Outbox, Stages};
 use crate::port::Role;
 use crate::queues::{Queue, REQUESTS_MAX};
-use crate::storage::IoOperation;
 use crate::wire::DataMessage;
 
 /// What a session is about.
@@ -168,8 +167,9 @@ impl Mirror {
             Operation::Write(write) => self.admit_write(number, id, write, out),
             Operation::Flush => self.flushes.add(id, now),
             Operation::Cache { range } => {
-                let used_for = IoUse::Prefetch { request: id, since: now };
-                out.submit(used_for, IoOperation::Prefetch { range });
+                out.prefetch(range);
+                let stages = Stages { ordered: Some(now), ..Stages::begin(now) };
+                out.answer(id, Completion::Done, stages);
             }
         }
     }
