@@ -91,10 +91,9 @@ impl Mirror {
         });
         let flush = self.flushes.waiting_since();
         let flush = flush.map(|(since, patience)| Waiting { what: What::Flush, since, patience });
-        let read = self.reads_begun.front().and_then(|begun| self.read_under_way(*begun));
-        let read = read.map(|read| {
-            let since = read.stages.ordered.expect("it began");
-            Waiting { what: What::Read, since, patience: read.patience }
+        let read = self.reads_begun.first().map(|(since, slot)| {
+            let patience = self.reads[*slot].patience;
+            Waiting { what: What::Read, since: *since, patience }
         });
         writes.chain(flush).chain(read).min_by_key(|waiting| waiting.since + waiting.patience)
     }

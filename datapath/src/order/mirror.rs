@@ -16,7 +16,7 @@
 //! place in the order. At the follower an entry is made when the place is known (REPL or ORDERED),
 //! so its queue has the orderer's order and delays only what the reads there need.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use base::ids::{ConnNonce, Session};
 use base::limits::{PEER_BYTES_MAX, PEER_WRITES_MAX};
@@ -76,8 +76,8 @@ pub struct Mirror {
     pub(super) writes: Slab<LiveWrite>,
     pub(super) reads: Slab<LiveRead>,
     pub(super) reads_done: Vec<usize>,
-    /// Reads whose data was asked for, oldest first: arrival and slot. Some may be done.
-    pub(super) reads_begun: VecDeque<(u64, usize)>,
+    /// Reads whose data was asked for and has not come, oldest first: since when, and slot.
+    pub(super) reads_begun: BTreeSet<(Instant, usize)>,
     /// What the disks have to do.
     pub(super) work: Work,
     /// Written since the last flush began.
@@ -114,7 +114,7 @@ impl Mirror {
             writes: Slab::new(),
             reads: Slab::new(),
             reads_done: Vec::new(),
-            reads_begun: VecDeque::new(),
+            reads_begun: BTreeSet::new(),
             work: Work::default(),
             unflushed_bytes: 0,
             own_bytes: 0,

@@ -53,18 +53,18 @@ impl Mirror {
         );
         read.submitted = true;
         read.stages.ordered = Some(self.now);
-        self.reads_begun.push_back((read.arrival, slot));
+        self.reads_begun.insert((self.now, slot));
         out.submit(IoUse::Read { slot }, IoOperation::Read { range: read.range });
     }
 
     /// A read has completed; it is answered or held when the turn is settled.
     pub(crate) fn read_done(&mut self, slot: usize, result: Result<IoDone, IoFault>) {
-        self.reads[slot].result = Some(result);
-        self.reads[slot].stages.here = Some(self.now);
+        let read = &mut self.reads[slot];
+        read.result = Some(result);
+        read.stages.here = Some(self.now);
+        let began = read.stages.ordered.expect("it began");
+        self.reads_begun.remove(&(began, slot));
         self.reads_done.push(slot);
-        while self.reads_begun.front().is_some_and(|begun| self.read_under_way(*begun).is_none()) {
-            self.reads_begun.pop_front();
-        }
     }
 
     /// Every read leaves here.
@@ -73,13 +73,6 @@ impl Mirror {
         self.work.end(read.range.length());
         self.own_bytes -= read.range.length();
         read
-    }
-
-    /// The read that began as this one, if its data has not come.
-    pub(super) fn read_under_way(&self, (arrival, slot): (u64, usize)) -> Option<&LiveRead> {
-        self.reads
-            .get(slot)
-            .filter(|read| read.arrival == arrival && read.submitted && read.result.is_none())
     }
 
     /// Answers the reads whose data is older than this sample of the gate. Those that may not be
