@@ -85,44 +85,25 @@ impl Group {
         }
     }
 
-    /// A second connection speaks. While a session is made or runs, one of the same process is
-    /// refused; a new process is an obituary of the old one (2.8.1).
+    /// A second connection speaks. While a session is made or runs it is refused, whichever process
+    /// is behind it: what an ended process had sent may arrive after the next one has joined. A
+    /// peer that was restarted is let in when its old connection is lost, which is at once but
+    /// where the network loses that, too, and then after T_sus.
     pub(super) fn judge_offer(&mut self, now: Instant, message: &ControlMessage) {
         let Some(offer) = self.offered.take() else { return };
-        let incarnation = match message {
-            ControlMessage::Heartbeat(beat) => beat.incarnation,
-            ControlMessage::Hello(hello) => hello.incarnation,
-            ControlMessage::Left { .. }
-            | ControlMessage::SyncStart { .. }
-            | ControlMessage::SyncReady { .. }
-            | ControlMessage::SyncDone { .. }
-            | ControlMessage::SyncDoneAck { .. }
-            | ControlMessage::AaGo { .. }
-            | ControlMessage::AaGoAck { .. }
-            | ControlMessage::Freeze { .. }
-            | ControlMessage::FreezeAck { .. }
-            | ControlMessage::RoundDone { .. }
-            | ControlMessage::Refuse { .. }
-            | ControlMessage::DataBind { .. } => {
-                self.close_control(offer.nonce, "it does not begin with HEARTBEAT or HELLO");
-                return;
-            }
-        };
-        let known = self.link.as_ref().and_then(|link| link.peer_incarnation);
         let busy = match &self.phase {
             Phase::Joining(_) | Phase::Active { .. } | Phase::Stopping(_) => true,
             Phase::Idle | Phase::Leaving(_) => false,
         };
-        if busy && known == Some(incarnation) {
-            self.close_control(offer.nonce, "the first connection of this process is in use");
+        if !matches!(message, ControlMessage::Heartbeat(_) | ControlMessage::Hello(_)) {
+            self.close_control(offer.nonce, "it does not begin with HEARTBEAT or HELLO");
             return;
         }
-        let peer = self.config.peer.clone();
-        let why = if known.is_some_and(|known| known != incarnation) {
-            format!("{peer} was restarted")
-        } else {
-            format!("{peer} made a new connection")
-        };
+        if busy {
+            self.close_control(offer.nonce, "another connection is in use, and not lost yet");
+            return;
+        }
+        let why = format!("{} made a new connection", self.config.peer);
         if let Some(nonce) = self.conn_nonce() {
             self.close_control(nonce, &why);
         }

@@ -2,6 +2,7 @@
 
 use base::ids::BootId;
 use base::time::{Duration, Instant};
+use control_plane::record::header::choose_header;
 use control_plane::record::{RecordState, Stamp, VolumeHeader};
 use datapath::storage::IoFault;
 use rand::Rng;
@@ -9,6 +10,7 @@ use rand::Rng;
 use super::event::{Event, Side};
 use super::faults::{Step, Trigger};
 use super::finding::Finding;
+use super::medium::Medium;
 use super::plan::bytes;
 use super::process::Folder;
 use super::world::{Stage, World};
@@ -301,10 +303,10 @@ impl World {
         stamp.as_ref().and_then(|stamp| Stamp::decode(stamp).ok()).map(|(_, stamp)| stamp.round)
     }
 
-    fn header(&self, side: Side, medium: &super::medium::Medium, volume: usize) -> VolumeHeader {
+    /// None where it was lost and not made again yet.
+    fn header(medium: &Medium, volume: usize) -> Option<VolumeHeader> {
         let slots = medium.headers[volume].each_ref().map(VolumeHeader::decode);
-        let chosen = control_plane::record::header::choose_header(slots);
-        chosen.unwrap_or_else(|error| panic!("a header of node {side}: {error}")).1
+        choose_header(slots).ok().map(|(_, header)| header)
     }
 
     /// An older image with its older stamp. One of the same round is not noticed, and the manual
@@ -313,8 +315,8 @@ impl World {
         let Some(old) = self.nodes[side].snapshot.clone() else { return };
         let medium = &self.nodes[side].medium;
         let older = (0..self.plan.volumes.len()).all(|volume| {
-            let now = self.header(side, medium, volume).round;
-            self.round(&old.medium.stamps[volume]).is_some_and(|round| round < now)
+            let now = Self::header(medium, volume).map(|header| header.round);
+            self.round(&old.medium.stamps[volume]).is_some_and(|round| Some(round) < now)
         });
         if !older {
             return;
@@ -333,8 +335,8 @@ impl World {
         let Some(old) = self.nodes[side].snapshot.clone() else { return };
         let medium = &self.nodes[1 - side].medium;
         let older = (0..self.plan.volumes.len()).all(|volume| {
-            let known = self.header(1 - side, medium, volume).peer_round;
-            self.header(side, &old.medium, volume).round < known
+            let known = Self::header(medium, volume).map(|header| header.peer_round);
+            Self::header(&old.medium, volume).is_some_and(|header| Some(header.round) < known)
         });
         if !older {
             return;
