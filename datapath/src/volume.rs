@@ -24,7 +24,7 @@ use base::limits::{PEER_WRITES_MAX, VOLUME_BYTES_MAX, WRITES_MAX};
 use base::request::{Completion, Operation, RequestId};
 use base::rules::{Rule, Rules};
 use base::time::{Duration, Instant};
-use tracing::{error, warn};
+use tracing::warn;
 
 use crate::compare::{Compare, TARGET_IO_MAX, WINDOW};
 use crate::gate::Gate;
@@ -260,8 +260,7 @@ impl Volume {
             (Phase::Idle | Phase::Leaving(_) | Phase::Preparing(..), _) => Ok(()),
         };
         if let Err(why) = result {
-            warn!(volume = self.config.index.0, why, "the peer broke the rules of the data link");
-            self.handle_link_lost(belongs.1, why);
+            self.handle_link_lost(belongs.1, format!("the peer broke the protocol: {why}"));
         }
     }
 
@@ -361,7 +360,7 @@ impl Volume {
     fn read_done(&mut self, slot: usize, result: Result<IoDone, IoFault>) {
         if let Err(fault) = &result {
             warn!(
-                volume = self.config.index.0, %fault,
+                %fault,
                 "a read of this node's copy failed; its host gets EIO, the peer's copy is not affected"
             );
         }
@@ -386,7 +385,6 @@ impl Volume {
             }
             _ => "write",
         };
-        error!(volume = self.config.index.0, %fault, operation, "this node's copy failed");
         self.out.report(VolumeReport::DiskFailed { fault, operation });
     }
 

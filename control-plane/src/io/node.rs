@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use base::ids::{Incarnation, VolumeIndex};
+use base::ids::{Incarnation, VolumeIndex, VolumeName};
 use base::io::clock;
 use base::io::tcp;
 use base::io::tls::TlsIdentity;
@@ -325,7 +325,7 @@ fn start_volumes(pair: &PairConfig, backings: &[Arc<Backing>], common: &Common) 
             measured: common.measured.clone(),
             run_files: common.run_files.clone(),
         };
-        volumes.threads.push(spawn_volume(index, parts, backing.clone())?);
+        volumes.threads.push(spawn_volume(index, &volume.name, parts, backing.clone())?);
         let mut export = ExportInfo::new(volume.name.clone(), volume.size);
         export.fast_zero = backing.zero_is_fast();
         export.availability = Availability::Refused("this node has just started".to_owned());
@@ -419,11 +419,15 @@ fn current_thread_runtime() -> io::Result<runtime::Runtime> {
 
 fn spawn_volume(
     index: usize,
+    name: &VolumeName,
     parts: volume_thread::Parts,
     backing: Arc<Backing>,
 ) -> io::Result<JoinHandle<()>> {
     let (ready, started) = std::sync::mpsc::channel();
+    let name = name.clone();
     let thread = thread::Builder::new().name(format!("volume-{index}")).spawn(move || {
+        // What the volume says in the log is about this one.
+        let _span = tracing::error_span!("volume", %name).entered();
         // The engine belongs to the thread that uses it.
         match Engine::start(&backing) {
             Ok(engine) => {
