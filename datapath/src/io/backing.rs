@@ -150,11 +150,14 @@ impl Backing {
             (false, false) => "file",
         };
         let description = format!("{kind}, {}", outcome.words());
+        let block_bytes = outcome.direct.map_or(1, |()| u64::from(outcome.granule_bytes));
+        let sector_bytes = rustix::fs::ioctl_blksszget(&fd).map_or(1, u64::from);
         let store = Store {
             fd,
             size,
             direct: outcome.direct.is_ok(),
-            block_bytes: outcome.direct.map_or(1, |()| u64::from(outcome.granule_bytes)),
+            block_bytes,
+            zero_block_bytes: block_bytes.max(sector_bytes),
             memory_align: outcome.memory_align,
             tmpfs,
             able,

@@ -2,7 +2,8 @@
 //! engines only carry the calls, so short transfers, retries and fallbacks are the same in all.
 //!
 //! Direct I/O takes whole blocks. A read that is none reads more and shows its part; a write reads
-//! the rest of its first and last block (`patch`); a zeroing is up to three steps one after the other.
+//! the rest of its first and last block (`patch`); a zeroing is up to three steps one after the other,
+//! also through the page cache, where a device still zeroes whole sectors only (EINVAL).
 //! Owns: the memory of one operation from its submission to its completion.
 //! Faults assumed: calls that do less than asked, are interrupted, or are not supported.
 
@@ -346,16 +347,19 @@ const fn zero_call_bytes_max(store: &Store) -> u64 {
 }
 
 /// The steps of a zeroing, the last one first: whole blocks in the way of the place, the parts of
-/// blocks around them as writes.
+/// blocks around them as writes. A part is smaller than a block, and no block is larger than 64 KiB.
 fn zeroing(
     range: ByteRange,
     allocate: bool,
     store: &Store,
     pool: &Arc<BufferPool>,
 ) -> Vec<(ByteRange, Work)> {
-    let Parts { head, blocks, tail } = Parts::of(range, store.block_bytes);
+    let Parts { head, blocks, tail } = Parts::of(range, store.zero_block_bytes);
     let part = |range: ByteRange| {
         let data = Bytes::from_static(&ZEROS.0[..range.length() as usize]);
+        if store.takes(range) {
+            return (range, Work::Write { data, written: 0, dsync: false });
+        }
         let patch = Patch::new(range, data, store.block_bytes, pool);
         (range, Work::Patch { patch, dsync: false })
     };

@@ -18,6 +18,9 @@ pub(super) struct Store {
     pub(super) direct: bool,
     /// Reads and writes are whole blocks of so many bytes: the granule of direct I/O, else 1.
     pub(super) block_bytes: u64,
+    /// What zeroes without writing takes whole blocks of so many bytes: a device those of its
+    /// sectors, also through the page cache.
+    pub(super) zero_block_bytes: u64,
     /// The alignment in memory that direct I/O asks for.
     pub(super) memory_align: usize,
     /// On tmpfs: the memory is the disk.

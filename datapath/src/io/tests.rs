@@ -576,6 +576,57 @@ proptest! {
             drop(mount);
         }
     }
+
+    /// Through the page cache such a disk takes writes of any range, but zeroes whole sectors only.
+    #[test]
+    fn a_disk_of_larger_blocks_is_one_through_the_page_cache_too(steps in steps()) {
+        for kind in [EngineKind::Ring, EngineKind::Pool] {
+            let Some((mount, device)) = loop_device(SIZE + DEVICE_TAIL_BYTES, 4096) else {
+                return Ok(());
+            };
+            let backing = Backing::open(&device, SIZE, Direct::Off).expect("it opens");
+            assert_eq!(backing.granule_bytes(), 512);
+            let dir = tempfile::tempdir().expect("a folder");
+            let mut bench = Bench::on(&backing, kind, dir, device);
+            drop(backing);
+            run_history_on(&mut bench, 512, &steps);
+            bench.close();
+            drop(mount);
+        }
+    }
+}
+
+/// Zeroings that begin or end inside a sector of 4096 bytes, of a volume that ends inside one.
+#[test]
+fn zeros_of_parts_of_sectors_reach_a_disk_through_the_page_cache() {
+    let size = SIZE - 512;
+    for kind in [EngineKind::Ring, EngineKind::Pool] {
+        let Some((_mount, device)) = loop_device(SIZE + DEVICE_TAIL_BYTES, 4096) else { return };
+        let behind = fs::OpenOptions::new().read(true).write(true).open(&device).expect("opened");
+        behind.write_all_at(&[7; 512], size).and_then(|()| behind.sync_all()).expect("written");
+        let backing = Backing::open(&device, size, Direct::Auto).expect("it opens");
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut bench = Bench::on(&backing, kind, dir, device.clone());
+        drop(backing);
+        let mut expected = vec![3; size as usize];
+        bench.write(0, size, 3).expect("written");
+        for (offset, length) in [(512, 512), (7680, 1024), (12800, 16384), (size - 8192, 8192)] {
+            for (allocate, durable) in [(false, false), (false, true), (true, false), (true, true)]
+            {
+                let zero = IoOperation::Zero { range: range(offset, length), allocate, durable };
+                let shown = format!("{kind:?}: {zero:?}");
+                bench.write(offset, length, 5).expect("written");
+                assert_eq!(bench.one(zero), Ok(IoDone::Done), "{shown}");
+                expected[offset as usize..(offset + length) as usize].fill(0);
+                assert!(bench.read(0, size).expect("read") == expected, "{shown}");
+            }
+        }
+        assert_eq!(bench.one(IoOperation::Flush), Ok(IoDone::Done));
+        let mut tail = [0; 512];
+        behind.read_exact_at(&mut tail, size).expect("read");
+        assert_eq!(tail, [7; 512], "behind the volume nothing is touched");
+        bench.close();
+    }
 }
 
 #[test]

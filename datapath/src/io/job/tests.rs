@@ -18,6 +18,7 @@ fn store_of_blocks(block_bytes: u64) -> Arc<Store> {
         size: SIZE,
         direct: false,
         block_bytes,
+        zero_block_bytes: block_bytes,
         memory_align: 1,
         tmpfs: false,
         able: Abilities::all(),
@@ -265,6 +266,20 @@ fn zeros_that_end_inside_blocks_are_written_there() {
     assert_eq!(answer(&mut job, Ok(4096)), None);
     assert_eq!(call(&mut job), "sync");
     assert_eq!(answer(&mut job, Ok(0)), Some(Ok(IoDone::Done)));
+}
+
+#[test]
+fn a_device_through_the_page_cache_zeroes_whole_sectors_and_writes_the_rest() {
+    let mut store = store();
+    Arc::get_mut(&mut store).expect("nobody else has it").zero_block_bytes = 4096;
+    let zero = IoOperation::Zero { range: range(3584, 9216), allocate: false, durable: true };
+    let mut job = job(&store, zero);
+    for due in ["write 3584+512", "punch 4096+8192", "write 12288+512", "sync"] {
+        assert_eq!(call(&mut job), due);
+        let done = if due.starts_with("write") { 512 } else { 0 };
+        let end = answer(&mut job, Ok(done));
+        assert_eq!(end, (due == "sync").then_some(Ok(IoDone::Done)));
+    }
 }
 
 #[test]
