@@ -28,6 +28,8 @@ pub const SKIPPED_BYTES_MAX: u32 = 2 * REQUEST_BYTES_MAX;
 pub const VOLUME_BYTES_MAX: u64 = 256 << 20;
 /// NBD connections of one node, negotiating and attached, at most.
 pub const CLIENTS_MAX: usize = 1024;
+/// Attached clients of one host at one node, at most: none keeps the others out.
+pub const HOST_CLIENTS_MAX: usize = CLIENTS_MAX / 4;
 /// Bytes received from one client at a time while a request's header is due: what has come is handed
 /// on, so that this bounds how many requests without payload are taken above a bound.
 pub const CLIENT_PIECE_MAX: usize = 64 << 10;

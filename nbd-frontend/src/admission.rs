@@ -9,11 +9,12 @@
 //! client is through in a few round trips, one that holds a place is the slow or silent one. To
 //! refuse newcomers instead would let a few hundred silent connections lock everybody out for the
 //! whole time limit. An attached client never has to go for a newcomer: when all places are held
-//! by attached clients, the newcomer is refused.
+//! by attached clients, the newcomer is refused. That no single host holds them all is seen to when a
+//! client is attached (`hosts`): before, its host may not be known.
 
 use std::collections::BTreeMap;
 
-use base::limits::{CLIENTS_MAX, HANDSHAKE_TIMEOUT, NEGOTIATING_MAX};
+use base::limits::{CLIENTS_MAX, HANDSHAKE_TIMEOUT, HOST_CLIENTS_MAX, NEGOTIATING_MAX};
 use base::time::{Duration, Instant};
 
 /// One connection that was accepted. Grows with time and is never used again.
@@ -25,6 +26,8 @@ pub struct ConnectionId(u64);
 pub struct Caps {
     /// Negotiating and attached connections together.
     pub clients_max: usize,
+    /// Attached clients of one host.
+    pub host_max: usize,
     /// Negotiating connections.
     pub negotiating_max: usize,
     /// Time from accept to GO.
@@ -35,6 +38,7 @@ impl Caps {
     /// What ships.
     pub const DEFAULT: Self = Self {
         clients_max: CLIENTS_MAX,
+        host_max: HOST_CLIENTS_MAX,
         negotiating_max: NEGOTIATING_MAX,
         handshake_timeout: HANDSHAKE_TIMEOUT,
     };

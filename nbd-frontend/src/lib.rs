@@ -3,7 +3,7 @@
 //!
 //! Cores: [`negotiation`] (bytes of the handshake), [`client`] (one attached connection),
 //! [`budget`] (the memory of all clients of a volume), [`admission`] (who may negotiate, and for how
-//! long), [`exports`] (what can be attached).
+//! long), [`hosts`] (how many clients one host may have), [`exports`] (what can be attached).
 //! Not here: what a volume does with a request (datapath), who fills the table of exports and
 //! drives the attached connections (control-plane). EXTENDED_HEADERS and metadata contexts are not
 //! offered.
@@ -13,6 +13,7 @@ pub mod admission;
 pub mod budget;
 pub mod client;
 pub mod exports;
+pub mod hosts;
 pub mod negotiation;
 
 /// Pure codecs: bytes of the protocol and nothing else.
@@ -30,5 +31,6 @@ pub mod proto {
 pub mod io {
     pub mod acceptor;
     mod haggle;
+    mod places;
     pub mod shared_exports;
 }

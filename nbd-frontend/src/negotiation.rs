@@ -64,6 +64,9 @@ pub enum CloseReason {
     /// EXPORT_NAME cannot be refused in another way.
     #[error("EXPORT_NAME was refused: {0}")]
     ExportName(&'static str),
+    /// As [`Self::ExportName`], because no place is left for its host.
+    #[error("its host has as many clients attached as one may have")]
+    NoPlace,
     /// Bytes in plain text where the TLS handshake has to begin.
     #[error("bytes in plain text followed STARTTLS")]
     PlaintextAfterStartTls,
@@ -118,6 +121,9 @@ pub struct Negotiation {
     buffer: Vec<u8>,
     output: BytesMut,
     outcome: Option<Outcome>,
+    /// Why nothing can be attached now: the answer to GO.
+    no_place: Option<String>,
+    refused_place: bool,
 }
 
 impl Negotiation {
@@ -134,7 +140,20 @@ impl Negotiation {
             buffer: Vec::new(),
             output,
             outcome: None,
+            no_place: None,
+            refused_place: false,
         }
+    }
+
+    /// Whether there is a place for the client if the next bytes attach it; else what it is told.
+    /// Holds until it is said anew.
+    pub fn handle_place(&mut self, refusal: Option<String>) {
+        self.no_place = refusal;
+    }
+
+    /// Whether the client would have been attached, had there been a place: said once each time.
+    pub fn poll_refused_place(&mut self) -> bool {
+        std::mem::take(&mut self.refused_place)
     }
 
     /// Takes bytes of the client and returns how many were read. Fewer than all means: either there
@@ -323,6 +342,10 @@ impl Negotiation {
             Some(ExportInfo { availability: Availability::Refused(_), .. }) => {
                 self.close(CloseReason::ExportName("the export is not served now"));
             }
+            Some(_) if self.no_place.is_some() => {
+                self.refused_place = true;
+                self.close(CloseReason::NoPlace);
+            }
             Some(export) => {
                 let terms = self.terms(export);
                 handshake::put_export_name_answer(
@@ -377,6 +400,10 @@ impl Negotiation {
         };
         if let Availability::Refused(reason) = &export.availability {
             return self.refuse(option, OptionError::Shutdown, reason);
+        }
+        if let Some(reason) = self.no_place.clone().filter(|_| option == OptionCode::Go) {
+            self.refused_place = true;
+            return self.refuse(option, OptionError::Policy, &reason);
         }
         let terms = self.terms(export);
         let out = &mut self.output;

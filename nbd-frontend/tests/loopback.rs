@@ -3,7 +3,7 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Ipv4Addr, Shutdown};
 
 use base::time::Duration;
 use nbd_frontend::admission::Caps;
@@ -183,4 +183,49 @@ fn over_the_cap_the_oldest_goes_and_the_newcomer_works() {
     let mut again = greeted(server.address);
     assert_eq!(ask(&mut again, GO, &go_data("disk")).0, ACK);
     write_and_read_back(&mut newcomer, 1, 0);
+}
+
+/// As many connections as there are places, all of one host, that only say GO.
+#[test]
+fn no_host_keeps_another_one_out() {
+    const GREEDY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+    const MODEST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
+    let caps = Caps { clients_max: 16, host_max: 4, ..Caps::DEFAULT };
+    let server = Server::start(None, caps);
+    let from = |source| greet(connect_from(source, server.address));
+    let mut attached = Vec::new();
+    let mut refused = Vec::new();
+    for number in 0..caps.clients_max {
+        let mut stream = from(GREEDY);
+        let (kind, text) = ask(&mut stream, GO, &go_data("disk"));
+        if kind == ACK {
+            attached.push(stream);
+            continue;
+        }
+        let text = String::from_utf8(text).expect("UTF-8");
+        assert_eq!((kind, attached.len()), (ERR_POLICY, caps.host_max), "number {number}: {text}");
+        assert!(text.contains("(127.0.0.2) has 4 clients attached"), "{text}");
+        refused.push(stream);
+    }
+    assert_eq!((attached.len(), refused.len()), (4, 12));
+    let mut modest = from(MODEST);
+    assert_eq!(ask(&mut modest, GO, &go_data("disk")).0, ACK);
+    write_and_read_back(&mut modest, 1, 0);
+    for stream in &mut attached {
+        write_and_read_back(stream, 2, 4096);
+    }
+    // Who was refused may look around, has no place by EXPORT_NAME either, and has one as soon as
+    // one is free.
+    // The oldest of them had to go for the newcomers.
+    let mut late = refused.pop().expect("twelve");
+    let mut later = refused.pop().expect("eleven");
+    assert_eq!(ask(&mut late, LIST, b"").0, ACK);
+    let mut old = from(GREEDY);
+    old.write_all(&option(1, b"disk")).expect("sent");
+    assert!(is_closed(&mut old));
+    drop(attached.pop());
+    server.next_end();
+    assert_eq!(ask(&mut late, GO, &go_data("disk")).0, ACK);
+    write_and_read_back(&mut late, 3, 8192);
+    assert_eq!(ask(&mut later, GO, &go_data("disk")).0, ERR_POLICY);
 }

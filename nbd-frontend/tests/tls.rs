@@ -174,6 +174,32 @@ fn noise_in_the_tls_stream_of_an_attached_client_ends_it_and_nobody_else() {
     }
 }
 
+/// The certificate says which host it is, not the address.
+#[test]
+fn a_host_has_its_places_by_name_whatever_its_address() {
+    let deployment = Deployment::new();
+    let node = TlsIdentity::load(&deployment.issue("stretch:node/a")).expect("a node's folder");
+    let server = Server::start(Some(&node), Caps { host_max: 1, ..Caps::DEFAULT });
+    let first = client_config(&deployment.issue("stretch:host/host1"));
+    let second = client_config(&deployment.issue("stretch:host/host2"));
+    let attach = |source: [u8; 4], config: &Arc<ClientConfig>| {
+        let stream = greet(connect_from(source.into(), server.address));
+        let mut stream = start_tls(stream, config.clone());
+        let (kind, text) = ask(&mut stream, GO, &go_data("disk"));
+        (kind, String::from_utf8_lossy(&text).into_owned(), stream)
+    };
+    let (kind, _, mut held) = attach([127, 0, 0, 2], &first);
+    assert_eq!(kind, ACK);
+    let (kind, text, _) = attach([127, 0, 0, 3], &first);
+    assert!(kind == ERR_POLICY && text.contains("(host1) has 1 clients"), "{text}");
+    let (kind, text, _other) = attach([127, 0, 0, 2], &second);
+    assert_eq!(kind, ACK, "{text}");
+    write_and_read_back(&mut held, 1, 0);
+    drop(held);
+    server.next_end();
+    assert_eq!(attach([127, 0, 0, 3], &first).0, ACK);
+}
+
 /// CVE-2021-3716: an attacker sends STRUCTURED_REPLY in plain text before the client's STARTTLS.
 #[test]
 fn nothing_from_before_starttls_is_in_force_inside() {

@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use super::haggle::{HaggleError, Negotiated, Settings, haggle};
+use super::places::{HostPlace, SharedPlaces};
 use super::shared_exports::SharedExports;
 use crate::admission::{Admission, Admissions, Caps, ConnectionId};
 use crate::exports::Terms;
@@ -50,20 +51,23 @@ pub struct Attached {
     pub place: Place,
 }
 
-/// One attached client's place under the cap of all clients.
+/// One attached client's place under the cap of all clients, and under that of its host's.
 #[derive(Debug)]
-pub struct Place(Arc<AtomicUsize>);
+pub struct Place {
+    attached: Arc<AtomicUsize>,
+    _of_host: HostPlace,
+}
 
 impl Place {
-    fn take(attached: &Arc<AtomicUsize>) -> Self {
+    fn take(attached: &Arc<AtomicUsize>, of_host: HostPlace) -> Self {
         attached.fetch_add(1, Ordering::Relaxed);
-        Self(attached.clone())
+        Self { attached: attached.clone(), _of_host: of_host }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.attached.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -104,9 +108,10 @@ impl Acceptor {
         sink: mpsc::Sender<Attached>,
     ) -> io::Result<Self> {
         let AcceptorConfig { address, tls, alive, caps } = config;
+        let places = SharedPlaces::new(caps.host_max);
         Ok(Self {
             listener: tcp::listen(address)?,
-            settings: Settings { tls, alive, exports },
+            settings: Settings { tls, alive, exports, places },
             admissions: Admissions::new(caps),
             attached: Arc::default(),
             negotiating: BTreeMap::new(),
@@ -182,7 +187,9 @@ impl Acceptor {
                 taken
             }
             Admission::Refused => {
-                tracing::warn!(%peer, attached, "NBD connection refused: too many clients");
+                if let Some(refused) = self.settings.places.note_refusal() {
+                    tracing::warn!(%peer, attached, refused, "NBD clients refused: too many");
+                }
                 return;
             }
         };
@@ -220,19 +227,19 @@ async fn hand_over(
     sink: &mpsc::Sender<Attached>,
 ) {
     let Ok(free) = sink.reserve().await else { return };
-    let Negotiated { socket, terms, leftover, host } = negotiated;
+    let Negotiated { socket, terms, leftover, host, place } = negotiated;
     let name = host.as_ref().map(|host| host.name.as_str());
     tracing::info!(%peer, export = %terms.export.name, host = name, "NBD client attached");
     // Nothing is awaited between here and the end of the task: the client never counts as
     // negotiating and as attached at once.
-    let place = Place::take(attached);
+    let place = Place::take(attached, place);
     free.send(Attached { socket, terms, leftover, peer, host, place });
 }
 
 fn log_end(peer: SocketAddr, error: &HaggleError) {
     match error {
-        // Looking and leaving is what tools do all day; a wrong holder is in the log already.
-        HaggleError::Closed(CloseReason::Aborted)
+        // Looking and leaving is what tools do all day; the others are in the log already.
+        HaggleError::Closed(CloseReason::Aborted | CloseReason::NoPlace)
         | HaggleError::Io(_)
         | HaggleError::WrongHolder { .. } => {
             tracing::debug!(%peer, reason = %error, "NBD client left before GO");

@@ -22,8 +22,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::places::{HostPlace, SharedPlaces};
 use super::shared_exports::SharedExports;
 use crate::exports::Terms;
+use crate::hosts::Host;
 use crate::negotiation::{CloseReason, Negotiation, Outcome, TlsMode};
 
 /// Bytes read at a time.
@@ -35,6 +37,7 @@ pub(super) struct Settings {
     pub(super) tls: Option<Arc<ServerConfig>>,
     pub(super) alive: Duration,
     pub(super) exports: SharedExports,
+    pub(super) places: SharedPlaces,
 }
 
 /// A connection that has reached GO.
@@ -44,6 +47,7 @@ pub(super) struct Negotiated {
     pub(super) terms: Terms,
     pub(super) leftover: Vec<u8>,
     pub(super) host: Option<Identity>,
+    pub(super) place: HostPlace,
 }
 
 /// Why a connection was not attached.
@@ -76,17 +80,20 @@ pub(super) async fn haggle(
     let mut stream = stream;
     let mode = if settings.tls.is_some() { TlsMode::Required } else { TlsMode::Off };
     let mut negotiation = Negotiation::new(mode);
-    match exchange(&mut stream, &mut negotiation, &settings.exports).await? {
-        (Outcome::Attached(terms), leftover) => {
+    let host = Host::of(None, peer.ip());
+    let Exchanged { outcome, leftover, place } =
+        exchange(&mut stream, &mut negotiation, settings, &host).await?;
+    match outcome {
+        Outcome::Attached(terms) => {
             let socket = Socket::new(OwnedFd::from(stream.into_std()?), None);
-            Ok(Negotiated { socket, terms, leftover, host: None })
+            Ok(Negotiated { socket, terms, leftover, host: None, place: granted(place) })
         }
-        (Outcome::StartTls, leftover) => {
+        Outcome::StartTls => {
             assert!(leftover.is_empty(), "plain text after STARTTLS ends the connection");
             let config = settings.tls.clone().expect("STARTTLS is granted where TLS is required");
-            haggle_in_tls(stream, peer, config, negotiation, &settings.exports).await
+            haggle_in_tls(stream, peer, config, negotiation, settings).await
         }
-        (Outcome::Close(reason), _) => {
+        Outcome::Close(reason) => {
             say_goodbye(&mut stream).await;
             Err(HaggleError::Closed(reason))
         }
@@ -98,7 +105,7 @@ async fn haggle_in_tls(
     peer: SocketAddr,
     config: Arc<ServerConfig>,
     mut negotiation: Negotiation,
-    exports: &SharedExports,
+    settings: &Settings,
 ) -> Result<Negotiated, HaggleError> {
     let mut stream = TlsAcceptor::from(config).accept(stream).await.map_err(HaggleError::Tls)?;
     let host = host_of(&stream);
@@ -106,19 +113,23 @@ async fn haggle_in_tls(
         tracing::warn!(%peer, reason, "a TLS client may not attach volumes; it is told why");
     }
     negotiation.handle_tls_established(host.as_ref().err().cloned());
-    match exchange(&mut stream, &mut negotiation, exports).await? {
-        (Outcome::Attached(terms), leftover) => {
-            let host = host.expect("a wrong holder attaches nothing");
-            take_apart(stream, terms, leftover, host).map_err(HaggleError::Io)
+    let holder = Host::of(host.as_ref().ok(), peer.ip());
+    let Exchanged { outcome, mut leftover, place } =
+        exchange(&mut stream, &mut negotiation, settings, &holder).await?;
+    match outcome {
+        Outcome::Attached(terms) => {
+            let host = Some(host.expect("a wrong holder attaches nothing"));
+            let socket = take_apart(stream, &mut leftover)?;
+            Ok(Negotiated { socket, terms, leftover, host, place: granted(place) })
         }
-        (Outcome::Close(close), _) => {
+        Outcome::Close(close) => {
             say_goodbye(&mut stream).await;
             Err(match host {
                 Ok(_) => HaggleError::Closed(close),
                 Err(reason) => HaggleError::WrongHolder { reason },
             })
         }
-        (Outcome::StartTls, _) => unreachable!("TLS inside TLS is refused"),
+        Outcome::StartTls => unreachable!("TLS inside TLS is refused"),
     }
 }
 
@@ -140,22 +151,38 @@ fn host_of(stream: &TlsStream<TcpStream>) -> Result<Identity, String> {
     }
 }
 
-/// Moves bytes until there is an outcome and everything before it is sent. Also returns the bytes
-/// that were read and belong to what follows.
+/// Where an exchange of bytes has led.
+#[derive(Debug)]
+struct Exchanged {
+    outcome: Outcome,
+    /// Bytes that were read and belong to what follows.
+    leftover: Vec<u8>,
+    /// There if the client is attached.
+    place: Option<HostPlace>,
+}
+
+fn granted(place: Option<HostPlace>) -> HostPlace {
+    place.expect("whoever is attached has a place")
+}
+
+/// Moves bytes until there is an outcome and everything before it is sent.
 async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     negotiation: &mut Negotiation,
-    exports: &SharedExports,
-) -> Result<(Outcome, Vec<u8>), HaggleError> {
+    settings: &Settings,
+    host: &Host,
+) -> Result<Exchanged, HaggleError> {
     let mut buffer = [0; READ_BYTES];
     let mut unread = 0..0;
+    let mut place = None;
     loop {
         while let Some(output) = negotiation.poll_output() {
             stream.write_all(&output).await?;
         }
         stream.flush().await?;
         if let Some(outcome) = negotiation.outcome() {
-            return Ok((outcome.clone(), buffer[unread].to_vec()));
+            let leftover = buffer[unread].to_vec();
+            return Ok(Exchanged { outcome: outcome.clone(), leftover, place });
         }
         if unread.is_empty() {
             let count = stream.read(&mut buffer).await?;
@@ -164,22 +191,32 @@ async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
             }
             unread = 0..count;
         }
-        let used = negotiation.handle_bytes(&exports.snapshot(), &buffer[unread.clone()]);
+        // Taken on trial: kept from the moment at which it is granted, before that is sent.
+        let trial = settings.places.take(host);
+        negotiation.handle_place(trial.as_ref().err().cloned());
+        let used = negotiation.handle_bytes(&settings.exports.snapshot(), &buffer[unread.clone()]);
         unread.start += used;
+        if let Some(Outcome::Attached(_)) = negotiation.outcome() {
+            place = trial.ok();
+        }
+        if negotiation.poll_refused_place()
+            && let Some(refused) = settings.places.note_refusal()
+        {
+            tracing::warn!(
+                %host,
+                refused,
+                "NBD clients refused: their host has as many attached as one may have"
+            );
+        }
     }
 }
 
-/// Takes the connection out of the async runtime, with the bytes that the TLS library has
-/// decrypted already: no readiness event would announce them.
-fn take_apart(
-    stream: TlsStream<TcpStream>,
-    terms: Terms,
-    mut leftover: Vec<u8>,
-    host: Identity,
-) -> io::Result<Negotiated> {
+/// Takes the connection out of the async runtime, and appends to `leftover` the bytes that the TLS
+/// library has decrypted already: no readiness event would announce them.
+fn take_apart(stream: TlsStream<TcpStream>, leftover: &mut Vec<u8>) -> io::Result<Socket> {
     let (stream, tls) = stream.into_inner();
     let fd = OwnedFd::from(stream.into_std()?);
     let mut socket = Socket::new(fd, Some(tls.into()));
     socket.receive_decrypted(|bytes| leftover.extend_from_slice(bytes))?;
-    Ok(Negotiated { socket, terms, leftover, host: Some(host) })
+    Ok(socket)
 }

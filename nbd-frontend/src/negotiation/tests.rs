@@ -157,6 +157,28 @@ fn client_flags_that_were_not_offered_end_the_connection() {
 }
 
 #[test]
+fn without_a_place_nothing_is_attached_and_all_else_is_answered() {
+    let mut talk = Talk::with(TlsMode::Off);
+    talk.core.handle_place(Some("no place".into()));
+    let whole = info_data(b"vol0", &[]);
+    assert_eq!(talk.ask(INFO, &whole).last(), Some(&(INFO, ACK)));
+    assert_eq!(talk.ask(GO, &info_data(b"vol1", &[])), [(GO, SHUTDOWN)]);
+    assert!(!talk.core.poll_refused_place(), "none of these takes a place");
+    talk.feed(&opt(GO, &whole));
+    assert_eq!(talk.replies(), [(GO, POLICY, b"no place".to_vec())], "no terms come before it");
+    assert!(talk.core.poll_refused_place() && !talk.core.poll_refused_place());
+    talk.core.handle_place(None);
+    talk.feed(&opt(GO, &whole));
+    assert!(talk.attached().is_some() && !talk.core.poll_refused_place());
+
+    let mut old = Talk::with(TlsMode::Off);
+    old.core.handle_place(Some("no place".into()));
+    old.feed(&opt(EXPORT_NAME, b"vol0"));
+    assert_eq!(old.close_reason(), Some(CloseReason::NoPlace));
+    assert!(old.core.poll_refused_place() && old.said().is_empty());
+}
+
+#[test]
 fn a_client_without_fixed_newstyle_may_only_name_an_export() {
     for option in [ABORT, LIST, STARTTLS, INFO, GO, STRUCTURED, EXTENDED, 77] {
         let mut talk = Talk::bare(TlsMode::Off);

@@ -1,10 +1,11 @@
 //! A client that sends what it is told to, byte for byte.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketType};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
@@ -29,9 +30,25 @@ pub fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
+/// From another address of this machine: another host.
+pub fn connect_from(source: Ipv4Addr, address: SocketAddr) -> TcpStream {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None);
+    let socket = socket.expect("a socket");
+    let from = SocketAddrV4::new(source, 0);
+    rustix::net::bind(&socket, &from).expect("an address of this machine");
+    rustix::net::connect(&socket, &address).expect("connected");
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    stream
+}
+
 /// After the greeting and the flags of a modern client.
 pub fn greeted(address: SocketAddr) -> TcpStream {
-    let mut stream = connect(address);
+    greet(connect(address))
+}
+
+/// The same on a connection that is there.
+pub fn greet(mut stream: TcpStream) -> TcpStream {
     assert_eq!(read(&mut stream, 18).expect("a greeting"), b"NBDMAGICIHAVEOPT\0\x03");
     stream.write_all(&[0, 0, 0, 3]).expect("sent");
     stream
