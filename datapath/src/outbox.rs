@@ -125,6 +125,8 @@ pub(crate) enum IoUse {
 pub(crate) struct Outbox {
     actions: VecDeque<Action>,
     uses: BTreeMap<IoId, IoUse>,
+    /// How many of them are [`IoUse::Prefetch`].
+    prefetches: usize,
     next_io: u64,
 }
 
@@ -140,6 +142,7 @@ impl Outbox {
     pub(crate) fn submit(&mut self, used_for: IoUse, operation: IoOperation) {
         let id = IoId(self.next_io);
         self.next_io += 1;
+        self.prefetches += usize::from(used_for == IoUse::Prefetch);
         self.uses.insert(id, used_for);
         self.actions.push_back(Action::Submit { id, operation });
     }
@@ -147,8 +150,7 @@ impl Outbox {
     /// Reads ahead, unless that is under way often enough: it is only a hint, and on a disk that
     /// hangs it never ends.
     pub(crate) fn prefetch(&mut self, range: ByteRange) {
-        let under_way = self.uses.values().filter(|used_for| **used_for == IoUse::Prefetch);
-        if under_way.count() < PREFETCHES_MAX {
+        if self.prefetches < PREFETCHES_MAX {
             self.submit(IoUse::Prefetch, IoOperation::Prefetch { range });
         }
     }
@@ -181,7 +183,9 @@ impl Outbox {
 
     /// What a completed I/O was for.
     pub(crate) fn complete(&mut self, id: IoId) -> IoUse {
-        self.uses.remove(&id).expect("an I/O completes once")
+        let used_for = self.uses.remove(&id).expect("an I/O completes once");
+        self.prefetches -= usize::from(used_for == IoUse::Prefetch);
+        used_for
     }
 
     /// I/O under way.
@@ -189,10 +193,58 @@ impl Outbox {
         self.uses.len()
     }
 
-    /// Gives every I/O under way a new use.
+    /// Gives every I/O under way a new use, but CACHE of hosts: that counts until it completes.
     pub(crate) fn reassign(&mut self, mut change: impl FnMut(&IoUse) -> IoUse) {
+        let mut prefetches = 0;
         for used_for in self.uses.values_mut() {
+            if *used_for == IoUse::Prefetch {
+                prefetches += 1;
+                continue;
+            }
             *used_for = change(used_for);
+            assert!(*used_for != IoUse::Prefetch, "nothing else becomes CACHE of a host");
         }
+        assert_eq!(prefetches, self.prefetches, "CACHE under way is counted");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Asks for more CACHE than may be under way, and returns the ids of what is begun.
+    fn prefetch_all(out: &mut Outbox) -> Vec<IoId> {
+        let range = ByteRange::new(0, 4096).expect("in range");
+        (0..2 * PREFETCHES_MAX).for_each(|_| out.prefetch(range));
+        let submitted = std::iter::from_fn(|| out.poll()).map(|action| match action {
+            Action::Submit { id, operation: IoOperation::Prefetch { .. } } => id,
+            other => panic!("{other:?}"),
+        });
+        submitted.collect()
+    }
+
+    #[test]
+    fn cache_is_counted_from_its_begin_to_its_end() {
+        let mut out = Outbox::default();
+        let ids = prefetch_all(&mut out);
+        assert_eq!(ids.len(), PREFETCHES_MAX);
+        assert_eq!(prefetch_all(&mut out), []);
+        for id in &ids[..5] {
+            assert_eq!(out.complete(*id), IoUse::Prefetch);
+        }
+        assert_eq!(prefetch_all(&mut out).len(), 5);
+    }
+
+    #[test]
+    fn cache_stays_what_it_is_when_all_else_has_a_new_use() {
+        let mut out = Outbox::default();
+        let ids = prefetch_all(&mut out);
+        out.submit(IoUse::LocalFlush, IoOperation::Flush);
+        let Some(Action::Submit { id: flush, .. }) = out.poll() else { panic!("a flush") };
+        out.reassign(|_| IoUse::Orphan);
+        assert_eq!(out.complete(flush), IoUse::Orphan);
+        assert_eq!(prefetch_all(&mut out), [], "as many as may be are under way still");
+        assert_eq!(out.complete(ids[0]), IoUse::Prefetch);
+        assert_eq!(prefetch_all(&mut out).len(), 1);
     }
 }
