@@ -41,7 +41,7 @@ impl Deployment {
 impl Drop for Deployment {
     fn drop(&mut self) {
         let places = ["a/record-1", "a/record-2"].map(|place| self.path().join(place));
-        RunFiles::of_record(&"a".parse().expect("a name"), &places).forget();
+        RunFiles::of_record(&"a".parse().expect("a name"), &places).forget_sequence();
     }
 }
 
@@ -156,6 +156,24 @@ fn config_check_tells_the_first_thing_that_is_wrong() {
         assert_eq!(code, 2, "{to}: {err}");
         let err = err.replace("bad.toml", "a.toml");
         assert!(err.contains(expected), "{to}: {err}");
+    }
+}
+
+#[test]
+fn config_check_and_init_say_what_is_kept_but_not_used_yet() {
+    let keys = "[pair]\nread_mode = \"confirmed\"\n\
+                witnesses = [{ name = \"w\", address = \"127.0.0.13:10812\" }]\n";
+    for (keys, lines) in [("[pair]\n", 0), (keys, 2)] {
+        let dir = deployment();
+        let file = dir.path().join("a.toml");
+        let text = fs::read_to_string(&file).expect("there");
+        fs::write(&file, text.replace("[pair]\n", keys)).expect("written");
+        for arguments in [["config", "check", "a.toml"], ["init", "--config", "a.toml"]] {
+            let (code, out, err) = run(dir.path(), &arguments);
+            assert_eq!((code, err.as_str()), (0, ""));
+            let said = out.lines().filter(|line| line.contains("is kept, but not used yet"));
+            assert_eq!(said.count(), lines, "{arguments:?}: {out}");
+        }
     }
 }
 

@@ -106,7 +106,7 @@ impl Drop for Demo {
         // A demo that is killed leaves below /run what one that is stopped takes away.
         for name in ["a", "b"] {
             let places = ["record-1", "record-2"].map(|place| self.dir.join(name).join(place));
-            RunFiles::of_record(&name.parse().expect("a name"), &places).forget();
+            RunFiles::of_record(&name.parse().expect("a name"), &places).forget_sequence();
         }
     }
 }

@@ -286,6 +286,7 @@ impl GroupThread {
                 }
                 Action::Durable { ticket, steps } => self.parts.writer.submit(ticket, steps),
                 Action::PublishGate(gate) => self.publish_gate(gate),
+                Action::DiskLate(late) => self.parts.writer.run_files().note_late(late),
                 Action::Decision(decision) => {
                     self.parts.transitions.count(decision.from, decision.to);
                     self.parts.decisions.append(&decision);

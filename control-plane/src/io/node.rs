@@ -201,7 +201,7 @@ impl Node {
         let (measured, measured_queue) = mpsc::channel(MEASURED_MAX);
         let gate = Arc::new(SharedGate::default());
         let io_timeout = pair.timers.timers().io_timeout;
-        let run_files = record.run_files;
+        let run_files = record.writer.run_files().clone();
         let common = Common { rules, io_timeout, gate: gate.clone(), reports, measured, run_files };
         let Volumes { threads, handles, fronts } = start_volumes(&pair, backings, &common)?;
         let table = ExportTable::new(handles.iter().map(|handle| handle.export.clone()).collect());

@@ -84,6 +84,7 @@ pub struct JobDone {
 pub struct RecordWriter {
     jobs: std_mpsc::SyncSender<(Ticket, Vec<DurableStep>)>,
     done: mpsc::Receiver<JobDone>,
+    run_files: RunFiles,
     _lock: File,
 }
 
@@ -94,8 +95,6 @@ pub struct Started {
     pub state: StartState,
     /// Ready for jobs.
     pub writer: RecordWriter,
-    /// What is remembered until the machine restarts.
-    pub run_files: RunFiles,
 }
 
 /// Under the lock of the node's folder: reads everything, judges it, starts the writer's thread.
@@ -159,7 +158,7 @@ pub fn start(
         .name("record".to_owned())
         .spawn(move || worker.run(&job_queue, &done_sender))
         .map_err(|source| StartError::Lock { path: data_dir.to_owned(), source })?;
-    Ok(Started { state, writer: RecordWriter { jobs, done, _lock: lock }, run_files })
+    Ok(Started { state, writer: RecordWriter { jobs, done, run_files, _lock: lock } })
 }
 
 impl RecordWriter {
@@ -167,6 +166,11 @@ impl RecordWriter {
     pub fn submit(&self, ticket: Ticket, steps: Vec<DurableStep>) {
         let sent = self.jobs.try_send((ticket, steps));
         assert!(sent.is_ok(), "the record's thread lives and has one job at a time");
+    }
+
+    /// What is remembered until the machine restarts.
+    pub fn run_files(&self) -> &RunFiles {
+        &self.run_files
     }
 
     /// The next end of a job.
@@ -247,7 +251,7 @@ impl Worker {
         &mut self.volumes[usize::from(volume.0)]
     }
 
-    /// Both flush the data: what they lost is in no page that is still to be written (D10).
+    /// A flush of the data has failed: what it lost is in no page that is still to be written (D10).
     fn data_fault(
         &self,
         volume: VolumeIndex,

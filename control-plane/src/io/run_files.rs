@@ -1,14 +1,15 @@
 //! What a node remembers until its machine restarts: as long as the page cache lasts.
 //!
-//! Two small files in memory: the number of the newest record, which shows that a record was rolled
-//! back, and a mark that a disk has failed. The mark is made at once, long before the record can say
-//! so: a process that is killed in between leaves a page cache behind that shows what a failed flush
-//! has lost, and the next process must not believe it (D11).
+//! Small files in memory: the number of the newest record, which shows that a record was rolled
+//! back, and two marks (D11). One says that a disk has failed; it is made at once, long before the
+//! record can say so. The other stands while a disk does not answer: what becomes of a flush that is
+//! under way when the process ends, nobody learns. Without them the next process would believe a
+//! page cache that shows what the disk does not have.
 //! They only ever make a node more careful: where there is no such folder, or it cannot be written,
 //! the node goes on without.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use base::ids::NodeName;
 use rustix::fs::Access;
@@ -16,6 +17,9 @@ use rustix::fs::Access;
 use super::record_files::Places;
 use crate::record::NodeRecord;
 use crate::record::slots::choose;
+
+const FAILED: &str = "failed";
+const LATE: &str = "late";
 
 /// The files of one node; none if there is no folder for them.
 #[derive(Clone, Debug, Default)]
@@ -46,45 +50,57 @@ impl RunFiles {
         if let Some(path) = self.sequence() {
             let _ = fs::write(path, record.record_seq.to_string());
         }
-        if let Some(path) = self.failed().filter(|_| record.io_failed) {
-            let _ = fs::remove_file(path);
+        if record.io_failed {
+            self.marks().for_each(remove);
         }
     }
 
     /// A write or a flush of a disk has failed.
     pub fn note_failure(&self) {
-        if let Some(path) = self.failed() {
+        if let Some(path) = self.path(FAILED) {
             let _ = File::create(path);
         }
     }
 
-    /// Whether a disk has failed and no record says so.
-    pub fn tells_of_failure(&self) -> bool {
-        self.failed().is_some_and(|path| path.exists())
+    /// A disk does not answer, or all of them do again.
+    pub fn note_late(&self, late: bool) {
+        match self.path(LATE) {
+            Some(path) if late => drop(File::create(path)),
+            Some(path) => remove(path),
+            None => {}
+        }
     }
 
-    /// Removes them; for a node that is down.
-    pub fn forget(&self) {
-        for path in [self.sequence(), self.failed()].into_iter().flatten() {
-            let _ = fs::remove_file(path);
-        }
+    /// Whether a disk has failed, or may have, and no record says so.
+    pub fn tells_of_failure(&self) -> bool {
+        self.marks().any(|path| path.exists())
+    }
+
+    /// Removes the number; for a node that is down.
+    pub fn forget_sequence(&self) {
+        self.sequence().into_iter().for_each(remove);
     }
 
     /// Where the number is.
     pub fn sequence(&self) -> Option<PathBuf> {
-        self.0.as_deref().map(|stem| with(stem, "seq"))
+        self.path("seq")
     }
 
-    fn failed(&self) -> Option<PathBuf> {
-        self.0.as_deref().map(|stem| with(stem, "failed"))
+    fn marks(&self) -> impl Iterator<Item = PathBuf> {
+        [FAILED, LATE].into_iter().filter_map(|extension| self.path(extension))
+    }
+
+    fn path(&self, extension: &str) -> Option<PathBuf> {
+        let mut name = self.0.clone()?.into_os_string();
+        name.push(".");
+        name.push(extension);
+        Some(name.into())
     }
 }
 
-fn with(stem: &Path, extension: &str) -> PathBuf {
-    let mut name = stem.as_os_str().to_owned();
-    name.push(".");
-    name.push(extension);
-    name.into()
+/// There is no need: it is gone at the next start of the machine in any case.
+fn remove(path: PathBuf) {
+    let _ = fs::remove_file(path);
 }
 
 fn stem(node: &NodeName, volumes_digest: &[u8; 16]) -> Option<PathBuf> {

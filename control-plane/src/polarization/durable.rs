@@ -132,6 +132,9 @@ impl Group {
                 DurableStep::SyncData(_) | DurableStep::WriteStamp(..) => {}
             }
         }
+        if job.steps.iter().any(DurableStep::flushes_data) {
+            self.timers.set(Timer::Flush, self.last_turn + self.timings().io_timeout);
+        }
         self.actions.push_back(Action::Durable { ticket: job.ticket, steps: job.steps.clone() });
         self.job = Some(job);
     }
@@ -146,6 +149,10 @@ impl Group {
         }
         let start_seq = record.start_seq;
         job.record(record);
+        // A stamp that is ahead of its header may be in memory only.
+        for (volume, stamp) in self.volume_indexes().zip(self.start_stamps.clone()) {
+            stamp.into_iter().for_each(|stamp| job.stamp(volume, stamp));
+        }
         for volume in self.volume_indexes() {
             let header = VolumeHeader { start_seq, ..*self.header(volume) };
             job.header(volume, header);
@@ -160,6 +167,7 @@ impl Group {
         result: Result<DurableDone, DurableFault>,
     ) {
         let job = self.job.take().expect("a ticket comes back once");
+        self.timers.clear(Timer::Flush);
         assert_eq!(job.ticket, ticket, "tickets come back in order");
         match result {
             Ok(done) => {
@@ -246,9 +254,8 @@ impl Group {
         if failure.settled || self.job.is_some() {
             return;
         }
-        let known = self.record.io_failed && self.record.continuity >= Continuity::Unclean;
-        if failure.record_lost || known || !self.started {
-            // Nothing can or need be written now; a lost record is tried again at the retry.
+        if failure.record_lost || !self.started {
+            // Nothing can be written now; it is tried again at the retry.
             self.failure_recorded(now);
             return;
         }
@@ -274,6 +281,23 @@ impl Group {
             }
         }
         self.leave(now, &text);
+    }
+
+    /// The disk has been asked for something for longer than T_io. If the process ends now, nobody
+    /// learns whether it was done.
+    pub(super) fn note_late_disk(&mut self) {
+        if !self.disk_late {
+            self.disk_late = true;
+            self.actions.push_back(Action::DiskLate(true));
+        }
+    }
+
+    /// Part of `settle`: all of it was done, or has failed and is known to have.
+    pub(super) fn settle_late_disk(&mut self) {
+        if self.disk_late && self.is_quiet() && self.job.is_none() {
+            self.disk_late = false;
+            self.actions.push_back(Action::DiskLate(false));
+        }
     }
 
     /// After the wait: the disk may be mended by a join as target; a record that could not be

@@ -19,7 +19,7 @@ use super::port::{Action, Decision, DurableDone, DurableFault, GroupConfig};
 use super::state::State;
 use super::stop::{Freeze, Stopping};
 use super::timers::{Timer, TimerTable};
-use crate::record::{NodeRecord, RecordState, StartState, VolumeHeader};
+use crate::record::{NodeRecord, RecordState, Stamp, StartState, VolumeHeader};
 use crate::wire::{ControlMessage, Heartbeat};
 
 /// What is under way with a session.
@@ -70,6 +70,8 @@ pub struct Group {
     pub(super) empty: Vec<bool>,
     /// What was wrong at the start, until a join has mended it.
     pub(super) start_texts: Vec<String>,
+    /// Stamps that F0 makes durable before it raises a header's round.
+    pub(super) start_stamps: Vec<Option<Stamp>>,
     /// F0 is durable.
     pub(super) started: bool,
     /// The highest record_seq that may have been written.
@@ -79,6 +81,8 @@ pub struct Group {
     pub(super) next_ticket: u64,
     pub(super) job: Option<Job>,
     pub(super) failure: Option<Failure>,
+    /// The disk has been asked for something for longer than T_io (D11).
+    pub(super) disk_late: bool,
     pub(super) lost_place: Option<String>,
     pub(super) link: Option<Link>,
     /// A second connection that has not yet said who it is.
@@ -122,6 +126,7 @@ impl Group {
             record_seq_used: start.record.record_seq,
             header_seq_used: start.volumes.iter().map(|v| v.header.header_seq).collect(),
             headers: start.volumes.iter().map(|v| v.header).collect(),
+            start_stamps: start.volumes.iter().map(|v| v.stamp).collect(),
             empty: start.volumes.iter().map(|v| v.empty).collect(),
             start_texts: start.texts(),
             progress: vec![Progress::default(); start.volumes.len()],
@@ -131,6 +136,7 @@ impl Group {
             next_ticket: 0,
             job: None,
             failure: None,
+            disk_late: false,
             lost_place: None,
             link: None,
             offered: None,
@@ -382,6 +388,7 @@ impl Group {
             Timer::Suspect => self.on_silence(now),
             Timer::Hold => self.on_hold_over(now),
             Timer::Quiet => self.on_not_quiet(),
+            Timer::Flush => self.note_late_disk(),
             Timer::Step => self.on_step_over(now),
             Timer::Retry => self.retry_after_failure(now),
             Timer::StopBy => self.finish_stop(),
@@ -488,6 +495,7 @@ impl Group {
 
     /// After each event: what is due is done, and what must hold is checked.
     fn settle(&mut self, now: Instant) {
+        self.settle_late_disk();
         self.settle_failure(now);
         self.settle_stop(now);
         self.settle_hello(now);

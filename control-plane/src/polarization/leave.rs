@@ -225,6 +225,7 @@ impl Group {
             format!("none if it completes; else mend the disk of node {node} and start it again");
         tracing::error!(%node, "{cause}");
         self.explain(cause, &advice);
+        self.note_late_disk();
     }
 
     /// T_hold is over: held requests are discarded and their clients closed.
@@ -298,6 +299,7 @@ impl Group {
             "the disk of {node} has not completed a request of volume {name} ({path}) for \
              {waited_ms} ms"
         );
+        self.note_late_disk();
         self.leave(now, &why);
         self.explain(
             format!("{why}; nobody serves until both nodes are together again, nothing is lost"),

@@ -65,6 +65,13 @@ pub enum DurableStep {
     WriteRecord(Box<NodeRecord>),
 }
 
+impl DurableStep {
+    /// Whether it makes the data itself durable, or what is stored with it.
+    pub fn flushes_data(&self) -> bool {
+        matches!(self, Self::SyncData(_) | Self::WriteStamp(..))
+    }
+}
+
 /// A job was done.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct DurableDone {
@@ -136,6 +143,8 @@ pub enum Action {
     PublishGate(Gate),
     /// Append to the decision log.
     Decision(Decision),
+    /// Remember across the end of the process that the disk does not answer, or no more (D11).
+    DiskLate(bool),
     /// Nothing more comes; the process may end when its volumes have handled `Shutdown`.
     Stopped,
 }

@@ -13,6 +13,8 @@ pub(super) enum Timer {
     Hold,
     /// A volume has not become quiet within T_io.
     Quiet,
+    /// A durable job has flushed data for longer than T_io.
+    Flush,
     /// A step that needs the peer takes too long.
     Step,
     /// A failed disk may be tried again.
@@ -22,11 +24,12 @@ pub(super) enum Timer {
 }
 
 impl Timer {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Heartbeat,
         Self::Suspect,
         Self::Hold,
         Self::Quiet,
+        Self::Flush,
         Self::Step,
         Self::Retry,
         Self::StopBy,

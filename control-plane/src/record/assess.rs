@@ -111,6 +111,9 @@ pub struct VolumeStart {
     pub path: String,
     /// Its header as it is to be written next, with the round of the stamp.
     pub header: VolumeHeader,
+    /// Its stamp, if it is ahead of the header that was found: it may be in memory only, and has to
+    /// be durable before the header says its round.
+    pub stamp: Option<Stamp>,
     /// A regular file without a single data extent.
     pub empty: bool,
     /// What is wrong with it.
@@ -338,6 +341,7 @@ fn assess_volume(record: &NodeRecord, found: &VolumeFound, rules: Rules) -> Volu
             return VolumeStart {
                 path,
                 header: rebuilt_header(record, found),
+                stamp: found.stamp.clone().ok(),
                 empty: found.empty,
                 findings,
             };
@@ -349,15 +353,15 @@ fn assess_volume(record: &NodeRecord, found: &VolumeFound, rules: Rules) -> Volu
     }
     let mut next = header;
     // The round is that of the data: an old bitmap file says nothing against the copy.
-    if let (true, Ok(stamp)) = (findings.is_empty(), &found.stamp) {
-        next.round = next.round.max(stamp.round);
-    }
+    let ahead = found.stamp.as_ref().ok().filter(|stamp| stamp.round > header.round).copied();
+    let stamp = ahead.filter(|_| findings.is_empty());
+    next.round = stamp.map_or(next.round, |stamp| stamp.round);
     findings.extend(bitmap_finding(record, &header, &found.stamp));
     if header.diskseq != 0 && header.diskseq != found.diskseq {
         findings.push(Finding::DeviceReattached);
     }
     next.diskseq = found.diskseq;
-    VolumeStart { path, header: next, empty: found.empty, findings }
+    VolumeStart { path, header: next, stamp, empty: found.empty, findings }
 }
 
 /// The data was replaced or rolled back.

@@ -112,7 +112,6 @@ impl World {
             ControlMessage::AaGoAck { session } => {
                 self.check_record(side, "says AA_GO_ACK", |s| s == RecordState::Active, session.0);
             }
-            ControlMessage::SyncStart { scope: Scope::Nothing, .. } => self.check_nothing(),
             ControlMessage::SyncDoneAck { session } => {
                 self.check_record(side, "is ready", |s| s == RecordState::Ready, session.0);
                 self.check_flushed(side, "says that it is done (F7)");
@@ -124,6 +123,13 @@ impl World {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// What the peer it was meant for may still hear: a node that was frozen says it to nobody.
+    pub(super) fn check_heard(&mut self, message: &ControlMessage) {
+        if matches!(message, ControlMessage::SyncStart { scope: Scope::Nothing, .. }) {
+            self.check_nothing();
         }
     }
 
@@ -380,6 +386,7 @@ impl World {
         if record.io_failed {
             self.history.hit(side);
             self.nodes[side].machine.tells_of_failure = false;
+            self.nodes[side].machine.tells_of_late_disk = false;
             self.nodes[side].disks.iter_mut().for_each(|disk| disk.failed_untold = false);
         }
         self.coverage.count("record", format!("{:?}", StateName(record.state)));

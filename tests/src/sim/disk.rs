@@ -219,14 +219,22 @@ impl DataDisk {
         }
     }
 
-    /// The process is gone: what was under way takes effect in part or not at all.
-    pub(super) fn kill(&mut self, rng: &mut ChaCha8Rng) {
+    /// A flush is under way, and will fail.
+    pub(super) fn is_flush_failing(&self) -> bool {
+        let flushes = |under_way: &UnderWay| matches!(under_way.operation, IoOperation::Flush);
+        self.faults.flush.is_some() && self.under_way.values().any(flushes)
+    }
+
+    /// The process is gone: what was under way takes effect in part or not at all, and a flush may
+    /// have failed.
+    pub(super) fn kill(&mut self, flush_fails: bool, rng: &mut ChaCha8Rng) {
         for (_, under_way) in std::mem::take(&mut self.under_way) {
             match under_way.operation {
                 IoOperation::Write { range, data, .. } => {
                     self.apply_part(range, Some(data), rng);
                 }
                 IoOperation::Zero { range, .. } => self.apply_part(range, None, rng),
+                IoOperation::Flush if flush_fails => self.lose_part_of_cache(rng),
                 IoOperation::Read { .. } | IoOperation::Flush | IoOperation::Prefetch { .. } => {}
             }
         }

@@ -128,7 +128,7 @@ impl FaultKind {
         (Self::WriteError, 3),
         (Self::FlushError, 3),
         (Self::FlushErrorThenPower, 3),
-        (Self::FlushErrorAndKill, 2),
+        (Self::FlushErrorAndKill, 4),
         (Self::ReadError, 2),
         (Self::Stop, 3),
         (Self::StopBoth, 3),
@@ -509,9 +509,18 @@ fn expand_disk(kind: FaultKind, rng: &mut ChaCha8Rng, x: Side, steps: &mut Vec<(
                 (millis(rng, 1, 20), Step::Start(x)),
                 (millis(rng, 1, 20), Step::Start(1 - x)),
             ];
-            steps.push((now, Step::Arm(Trigger::DiskFails, dies)));
-            steps.push((now, Step::FlushFault(x)));
+            if rng.random_bool(0.6) {
+                steps.push((now, Step::Arm(Trigger::DiskFails, dies)));
+                steps.push((now, Step::FlushFault(x)));
+                steps.push((now, Step::Burst(6)));
+                return;
+            }
+            // The flush has not come back yet.
             steps.push((now, Step::Burst(6)));
+            steps.push((millis(rng, 1, 10), Step::Hang(x, true)));
+            steps.push((now, Step::FlushFault(x)));
+            steps.push((millis(rng, 2000, 4500), Step::Burst(0)));
+            steps.extend(dies);
             return;
         }
         FaultKind::ReadError => {

@@ -89,6 +89,7 @@ impl World {
                 assert!(before.is_none(), "one durable job at a time");
                 self.begin_step(side);
             }
+            Action::DiskLate(late) => self.disk_late(side, late),
             Action::PublishGate(gate) => {
                 self.process(side).gate = gate;
                 for volume in 0..self.plan.volumes.len() {
@@ -236,8 +237,18 @@ impl World {
         }
     }
 
+    fn disk_late(&mut self, side: Side, late: bool) {
+        self.coverage.count("disk", if late { "does not answer" } else { "answers again" });
+        if self.plan.run_files {
+            self.nodes[side].machine.tells_of_late_disk = late;
+        }
+    }
+
     fn write_part(&mut self, side: Side, write: &MediumWrite) -> Result<(), DurableFault> {
         let MediumWrite::Record { place, slot, .. } = write else {
+            if let MediumWrite::Stamp { volume, .. } = write {
+                self.nodes[side].machine.unsynced_stamps[*volume] = None;
+            }
             self.nodes[side].medium.write(write);
             return Ok(());
         };

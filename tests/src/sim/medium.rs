@@ -119,7 +119,8 @@ impl Medium {
     ) -> StartInput {
         let volumes = config.volumes.iter().enumerate().map(|(index, volume)| {
             let slots = self.headers[index].each_ref().map(VolumeHeader::decode);
-            let stamp = match &self.stamps[index] {
+            let seen = machine.unsynced_stamps[index].as_ref();
+            let stamp = match seen.or(self.stamps[index].as_ref()) {
                 None => Err("there is no attribute".to_owned()),
                 Some(bytes) => {
                     Stamp::decode(bytes).map(|(_, stamp)| stamp).map_err(|e| e.to_string())
@@ -144,7 +145,7 @@ impl Medium {
             vm_generation_id: [0; 16],
             incarnation,
             run_record_seq: machine.run_record_seq,
-            run_tells_of_failure: machine.tells_of_failure,
+            run_tells_of_failure: machine.tells_of_failing(),
         }
     }
 }
@@ -157,15 +158,27 @@ pub(super) struct Machine {
     pub(super) run_record_seq: Option<u64>,
     /// A disk has failed since then, and no record says so.
     pub(super) tells_of_failure: bool,
+    /// A disk did not answer when the process was last heard.
+    pub(super) tells_of_late_disk: bool,
+    /// Stamps that are in its memory only, or never were: their process ended before the write
+    /// was durable.
+    pub(super) unsynced_stamps: Vec<Option<[u8; STAMP_BYTES]>>,
     /// Images without a single data extent.
     pub(super) empty: Vec<bool>,
 }
 
 impl Machine {
+    /// A start counts the copy as one whose disk failed.
+    pub(super) fn tells_of_failing(&self) -> bool {
+        self.tells_of_failure || self.tells_of_late_disk
+    }
+
     /// It starts again: what it kept in memory is gone.
     pub(super) fn reboot(&mut self, boot_id: BootId) {
         self.boot_id = boot_id;
         self.run_record_seq = None;
         self.tells_of_failure = false;
+        self.tells_of_late_disk = false;
+        self.unsynced_stamps.fill(None);
     }
 }

@@ -27,6 +27,9 @@ impl World {
     pub(super) fn send_control(&mut self, side: Side, nonce: ConnNonce, message: ControlMessage) {
         let Some(conn) = self.process(side).controls.get(&nonce).copied() else { return };
         self.check_control(side, &message);
+        if self.conns[conn].is_open(1 - side) {
+            self.check_heard(&message);
+        }
         self.coverage.count("control message", message.name());
         if self.conns[conn].is_open(side) {
             let direction = &mut self.conns[conn].to[1 - side];

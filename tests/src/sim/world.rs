@@ -7,7 +7,7 @@
 
 use base::ids::{BootId, Incarnation, MachineId};
 use base::time::{Duration, Instant};
-use control_plane::polarization::{Group, GroupConfig};
+use control_plane::polarization::{DurableStep, Group, GroupConfig};
 use control_plane::record::assess;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -273,9 +273,18 @@ impl World {
 
     /// The process is gone; the kernel closes its sockets unless the machine is gone, too.
     pub(super) fn end_process(&mut self, side: Side, silently: bool) {
-        if self.nodes[side].process.take().is_none() {
+        if self.nodes[side].process.is_none() {
             return;
         }
+        // Where there is no word of it, that is not covered (docs/INVARIANTS.md, D11).
+        let told = self.nodes[side].machine.tells_of_failing();
+        let fails = told && self.is_flush_failing(side);
+        if fails {
+            self.history.lost(side);
+            self.coverage.count("disk", "flush failed as the process ended");
+        }
+        self.end_job(side, fails);
+        self.nodes[side].process = None;
         self.trace.line(self.now, || format!("{side} is gone (silently {silently})"));
         let node = &mut self.nodes[side];
         node.life += 1;
@@ -284,7 +293,7 @@ impl World {
         node.freeze_in_turn = None;
         node.hung = None;
         for disk in &mut node.disks {
-            disk.kill(&mut self.rng);
+            disk.kill(fails && disk.faults.flush.is_some(), &mut self.rng);
         }
         self.open[side] = None;
         self.close_all_ends(side, silently);
@@ -294,6 +303,39 @@ impl World {
                 self.wake_host(host);
             }
         }
+    }
+
+    /// What a durable job was doing may have been done, in memory only, or have failed.
+    fn end_job(&mut self, side: Side, flush_fails: bool) {
+        let node = &mut self.nodes[side];
+        let Some(job) = node.process.as_mut().and_then(|process| process.job.take()) else {
+            return;
+        };
+        match job.steps.front() {
+            Some(DurableStep::SyncData(volume)) => {
+                let disk = &mut node.disks[usize::from(volume.0)];
+                if flush_fails && disk.faults.flush.is_some() {
+                    let _ = disk.sync(&mut self.rng);
+                }
+            }
+            Some(DurableStep::WriteStamp(volume, stamp)) if self.rng.random_bool(0.5) => {
+                let volume = usize::from(volume.0);
+                node.machine.unsynced_stamps[volume] = Some(stamp.encode(0));
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether data is being flushed, by a volume or a durable job, that will be lost.
+    pub(super) fn is_flush_failing(&self, side: Side) -> bool {
+        let node = &self.nodes[side];
+        let job = node.process.as_ref().and_then(|process| process.job.as_ref());
+        let synced = match job.and_then(|job| job.steps.front()) {
+            Some(DurableStep::SyncData(volume)) => Some(usize::from(volume.0)),
+            _ => None,
+        };
+        synced.is_some_and(|volume| node.disks[volume].faults.flush.is_some())
+            || node.disks.iter().any(|disk| disk.is_flush_failing())
     }
 
     /// The machine loses power: whatever was volatile is gone.
@@ -312,6 +354,11 @@ impl World {
         let node = &mut self.nodes[side];
         for disk in &mut node.disks {
             disk.cut_power(&mut self.rng);
+        }
+        for (volume, stamp) in node.machine.unsynced_stamps.iter().enumerate() {
+            if stamp.is_some() && self.rng.random_bool(0.5) {
+                node.medium.stamps[volume] = *stamp;
+            }
         }
         node.machine.reboot(BootId(bytes(&mut self.rng)));
         let stopped = self.durable_record(side).is_some_and(|record| record.clean);
@@ -356,6 +403,8 @@ fn new_node(plan: &mut Plan, side: Side, images: &[Vec<u8>]) -> Node {
             machine_id,
             run_record_seq: None,
             tells_of_failure: false,
+            tells_of_late_disk: false,
+            unsynced_stamps: vec![None; images.len()],
             empty,
         },
         medium: Medium::fresh(&record, &volumes),

@@ -137,7 +137,7 @@ impl Drop for Folder {
     /// only pile up, because a demo's folder is moved, copied and removed at will.
     fn drop(&mut self) {
         for node in &self.nodes {
-            RunFiles::of_record(&node.node.name, &node.node.record_dirs).forget();
+            RunFiles::of_record(&node.node.name, &node.node.record_dirs).forget_sequence();
         }
     }
 }

@@ -113,7 +113,8 @@ impl Folder {
 impl Drop for Folder {
     /// Nothing is left behind below /run.
     fn drop(&mut self) {
-        self.run_files().forget();
+        self.run_files().forget_sequence();
+        self.run_files().note_late(false);
     }
 }
 
@@ -223,6 +224,24 @@ fn what_was_made_durable_is_found_again() {
         assert_eq!(state.record.continuity, Continuity::ProcessRestart);
         assert_eq!(state.volumes[0].header.round, round);
     }
+}
+
+/// A process that ended in between may leave a stamp in memory that is not on the disk.
+#[test]
+fn a_stamp_that_is_ahead_is_to_be_written_again_before_the_header() {
+    let folder = initialised();
+    folder.run(serve(1));
+    let ahead = folder.run(|state| {
+        let header = state.volumes[0].header;
+        let (volume_id, disk_id) = (header.volume_id, header.disk_id);
+        let generation = state.record.generation;
+        let stamp = Stamp { volume_id, disk_id, generation, round: 2 };
+        vec![DurableStep::WriteStamp(VolumeIndex(0), stamp)]
+    });
+    assert_eq!(ahead.volumes[0].stamp, None);
+    let state = folder.look();
+    assert_eq!(state.volumes[0].stamp.map(|stamp| stamp.round), Some(2));
+    assert_eq!(state.volumes[0].header.round, 2);
 }
 
 #[test]

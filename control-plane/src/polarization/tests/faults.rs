@@ -6,7 +6,7 @@ use datapath::port::{Scope, VolumeReport};
 use datapath::storage::IoFault;
 
 use super::world::{A, B, DurableStepKind, World};
-use crate::polarization::{DurableDone, GroupView};
+use crate::polarization::{DurableDone, DurableStep, GroupView};
 use crate::record::{Continuity, RecordState};
 use crate::state_word::StateWord;
 use crate::wire::{ControlMessage, Heartbeat};
@@ -579,6 +579,48 @@ fn a_join_whose_last_step_hangs_closes_clients_at_t_hold() {
     world.nodes[B].hung = false;
     world.pass(SECOND);
     expect_healed(&mut world, A);
+}
+
+/// D11: what becomes of the flush when the process ends, nobody learns.
+#[test]
+fn a_flush_that_takes_longer_than_t_io_is_remembered_until_it_is_done() {
+    for (node, killed) in [(A, false), (B, false), (A, true), (B, true)] {
+        let mut world = World::active(1);
+        world.reset_connections();
+        let flushes = |step: &DurableStep| matches!(step, DurableStep::SyncData(_));
+        while !world.nodes[node].job.as_ref().is_some_and(|(_, job)| job.iter().any(flushes)) {
+            assert!(world.step(0), "the join goes on by itself");
+        }
+        world.nodes[node].hung = true;
+        world.pass(Duration::from_millis(1900));
+        assert!(!world.nodes[node].disk_late);
+        world.pass(Duration::from_millis(200));
+        assert!(world.nodes[node].disk_late);
+        world.nodes[node].hung = false;
+        if killed {
+            world.kill(node, 0);
+            world.start(node);
+            assert!(world.group(node).record.io_failed);
+        }
+        world.pass(SECOND * 10);
+        world.expect_active();
+        assert!(!world.nodes[node].disk_late);
+        let rewritten = world.compared.last() == Some(&Scope::Rewrite);
+        assert_eq!(rewritten, killed, "{:?}", world.compared);
+    }
+}
+
+/// D11: the mark below /run stands until a record that was begun after it says so.
+#[test]
+fn a_disk_that_fails_again_is_recorded_again() {
+    let mut world = World::active(1);
+    for count in 1..=3 {
+        fail_disk(&mut world, A);
+        world.run();
+        assert!(world.nodes[A].disk.record.io_failed);
+        let steps = world.nodes[A].steps.iter().filter(|step| *step == "record Active");
+        assert_eq!(steps.count(), 1 + count);
+    }
 }
 
 /// A join waits long for a disk, but not for ever and never without a word.

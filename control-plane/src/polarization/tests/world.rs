@@ -68,6 +68,8 @@ pub(super) struct Node {
     pub(super) job: Option<(Ticket, Vec<DurableStep>)>,
     pub(super) gate: Gate,
     boot: u8,
+    /// The mark below /run.
+    pub(super) disk_late: bool,
     incarnation: u8,
     pub(super) ended: bool,
     /// The next write of a stamp, header or record fails.
@@ -194,6 +196,7 @@ impl World {
             job: None,
             gate: Gate::CLOSED,
             boot: 1,
+            disk_late: false,
             incarnation: 0,
             ended: false,
             fail_step: None,
@@ -250,7 +253,7 @@ impl World {
             vm_generation_id: [0; 16],
             incarnation: Incarnation([n.incarnation; 16]),
             run_record_seq: None,
-            run_tells_of_failure: false,
+            run_tells_of_failure: n.disk_late,
         };
         let start = assess(&input, rules).expect("the record is there");
         let volumes = start.volumes.iter().enumerate().map(|(i, v)| GroupVolume {
@@ -320,6 +323,7 @@ impl World {
         self.kill(node, steps);
         let n = &mut self.nodes[node];
         n.boot += 1;
+        n.disk_late = false;
         for volume in &mut n.disk.volumes {
             volume.cached = volume.durable;
         }
@@ -513,6 +517,7 @@ impl World {
                 connection.known[node] = false;
                 connection.queues[node].clear();
             }
+            Action::DiskLate(late) => self.nodes[node].disk_late = late,
             Action::ConnectData { conn_nonce } => {
                 assert_eq!(node, A, "the node with the smaller name dials");
                 for n in &mut self.nodes {
@@ -655,6 +660,7 @@ impl World {
                 assert!(record.record_seq > n.disk.record.record_seq, "I8: record_seq counts up");
                 assert!(record.session >= n.disk.record.session, "I8: sessions never go back");
                 n.steps.push(format!("record {:?}", record.state));
+                n.disk_late &= !record.io_failed;
                 n.disk.record = *record;
             }
         }
