@@ -28,9 +28,11 @@ pub mod io {
     pub mod node;
     pub mod peer_link;
     pub mod pki_files;
+    pub mod process_log;
     pub mod record_files;
     pub mod record_writer;
     pub mod run_files;
     pub mod stop_signals;
+    pub mod threads;
     pub mod volume_thread;
 }

@@ -1,31 +1,38 @@
 //! The decision log `events.jsonl`: one JSON object per transition, bounded, and never in the way.
 //!
-//! Faults assumed: the disk may be full or gone; the log then misses entries and says so in the
-//! process log, everything else goes on.
+//! Owns: the thread `decisions`, which alone touches the file. The group thread hands it lines and
+//! goes on.
+//! Faults assumed: the disk may be full, gone, or hang; the log then misses entries and the process
+//! log says so, everything else goes on.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use base::io::clock;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tracing::warn;
+use tracing::{info, warn};
 
+use super::threads::Thread;
 use crate::polarization::Decision;
 
 /// Size at which the log is turned over; one older file is kept.
 const FILE_BYTES_MAX: u64 = 16 << 20;
+/// Entries that wait to be written, at most; a state changes a few times a minute at worst.
+const LINES_MAX: usize = 64;
 
-/// The open log of one node.
+/// The log of one node, as the group thread holds it. Dropped, it ends the log's thread when that
+/// has written everything.
 #[derive(Debug)]
 pub struct DecisionFile {
     path: PathBuf,
     node: String,
-    file: Option<File>,
-    bytes: u64,
-    failing: bool,
+    lines: SyncSender<String>,
+    /// Entries that found no room since one last did.
+    lost: u64,
 }
 
 #[derive(Serialize)]
@@ -39,29 +46,74 @@ struct Line<'a> {
 }
 
 impl DecisionFile {
-    /// Opens or makes the log; a log that cannot be opened is only a warning.
-    pub fn open(path: &Path, node: &str) -> Self {
-        let mut log = Self {
-            path: path.to_owned(),
-            node: node.to_owned(),
-            file: None,
-            bytes: 0,
-            failing: false,
-        };
-        if let Err(error) = log.reopen() {
-            log.complain(&error);
-        }
-        log
+    /// Starts the log's thread, which opens or makes the file; one that cannot be opened is only a
+    /// warning.
+    ///
+    /// # Errors
+    /// There can be no thread.
+    pub fn start(path: &Path, node: &str) -> io::Result<(Self, Thread)> {
+        let (log, queue) = Self::new(path, node);
+        let path = path.to_owned();
+        let thread = Thread::spawn("decisions", move || Writer::open(path).run(&queue))?;
+        Ok((log, thread))
     }
 
-    /// Adds an entry; the group core has put it into the process log.
+    fn new(path: &Path, node: &str) -> (Self, Receiver<String>) {
+        let (lines, queue) = sync_channel(LINES_MAX);
+        (Self { path: path.to_owned(), node: node.to_owned(), lines, lost: 0 }, queue)
+    }
+
+    /// Adds an entry, without waiting; the group core has put it into the process log.
     pub fn append(&mut self, decision: &Decision) {
         let Decision { from, to, session, why } = decision;
         let (from, to) = (from.word(), to.word());
         let line = Line { time: wall_time(), node: &self.node, from, to, session: session.0, why };
         let mut text = serde_json::to_string(&line).expect("plain fields are JSON");
         text.push('\n');
-        if let Err(error) = self.write(text.as_bytes()) {
+        let path = self.path.display();
+        match (self.lines.try_send(text), self.lost) {
+            (Ok(()), 0) => {}
+            (Ok(()), lost) => {
+                info!("{path}: written again; {lost} decisions are in the process log only");
+                self.lost = 0;
+            }
+            (Err(_), lost) => {
+                if lost == 0 {
+                    warn!("{path}: its disk hangs; decisions go to the process log only");
+                }
+                self.lost += 1;
+            }
+        }
+    }
+}
+
+/// The file, as its thread holds it.
+#[derive(Debug)]
+struct Writer {
+    path: PathBuf,
+    file: Option<File>,
+    bytes: u64,
+    failing: bool,
+}
+
+impl Writer {
+    fn open(path: PathBuf) -> Self {
+        let mut writer = Self { path, file: None, bytes: 0, failing: false };
+        if let Err(error) = writer.reopen() {
+            writer.complain(&error);
+        }
+        writer
+    }
+
+    /// Until nobody adds anything any more.
+    fn run(mut self, queue: &Receiver<String>) {
+        while let Ok(line) = queue.recv() {
+            self.append(&line);
+        }
+    }
+
+    fn append(&mut self, line: &str) {
+        if let Err(error) = self.write(line.as_bytes()) {
             self.complain(&error);
         }
     }
@@ -104,10 +156,14 @@ fn wall_time() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use base::ids::Session;
 
     use super::*;
     use crate::state_word::StateWord;
+
+    const LIMIT: Duration = Duration::from_secs(60);
 
     fn decision(why: &str) -> Decision {
         Decision {
@@ -119,25 +175,60 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_lines_of_json_and_the_log_is_turned_over() {
+    fn entries_are_lines_of_json_and_an_end_waits_for_them() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("events.jsonl");
-        let mut log = DecisionFile::open(&path, "a");
+        let (mut log, thread) = DecisionFile::start(&path, "a").expect("a thread");
         log.append(&decision("first"));
+        drop(log);
+        assert!(thread.wait(LIMIT));
         let text = fs::read_to_string(&path).expect("written");
         let value: serde_json::Value = serde_json::from_str(text.trim()).expect("JSON");
         assert_eq!(value["to"], "active-active");
         assert_eq!(value["session"], 3);
-        log.bytes = FILE_BYTES_MAX;
-        log.append(&decision("second"));
-        assert!(fs::read_to_string(&path).expect("new").contains("second"));
-        assert!(folder.path().join("events.jsonl.old").exists());
+    }
+
+    #[test]
+    fn the_log_is_turned_over() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("events.jsonl");
+        let mut writer = Writer::open(path.clone());
+        writer.append("first");
+        writer.bytes = FILE_BYTES_MAX;
+        writer.append("second");
+        assert_eq!(fs::read_to_string(&path).expect("new"), "second");
+        let old = fs::read_to_string(folder.path().join("events.jsonl.old"));
+        assert_eq!(old.expect("kept"), "first");
     }
 
     #[test]
     fn a_log_that_cannot_be_written_stops_nothing() {
-        let mut log = DecisionFile::open(Path::new("/nonexistent/events.jsonl"), "a");
-        log.append(&decision("lost"));
-        assert!(log.failing);
+        let mut writer = Writer::open(PathBuf::from("/nonexistent/events.jsonl"));
+        writer.append("lost");
+        assert!(writer.failing);
+    }
+
+    #[test]
+    fn a_log_that_hangs_keeps_nobody_waiting() {
+        // A pipe that nobody reads from yet: its opening hangs.
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("events.jsonl");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).expect("a pipe");
+        let (mut log, thread) = DecisionFile::start(&path, "a").expect("a thread");
+        for number in 0..LINES_MAX + 3 {
+            log.append(&decision(&number.to_string()));
+        }
+        assert_eq!(log.lost, 3);
+        let (reader, last) = (path.clone(), decision("last"));
+        let reader = std::thread::spawn(move || fs::read_to_string(reader));
+        while log.lost > 0 {
+            std::thread::yield_now();
+            log.append(&last);
+        }
+        drop(log);
+        assert!(thread.wait(LIMIT));
+        let text = reader.join().expect("no panic").expect("read");
+        assert_eq!(text.lines().count(), LINES_MAX + 1, "{text}");
     }
 }

@@ -1,8 +1,8 @@
 //! One node process from its configuration to its end: opens everything, starts the threads, waits.
 //!
 //! Threads: `group` decides, one `volume-N` per volume moves bytes, `front` negotiates and answers
-//! people, `record` makes things durable. A panic anywhere ends the process: one node stopping is a
-//! fault that the pair survives.
+//! people, `record` makes things durable, `decisions` and `log` write the logs. A panic anywhere ends
+//! the process: one node stopping is a fault that the pair survives.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -10,10 +10,10 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use base::ids::{Incarnation, VolumeIndex, VolumeName};
 use base::io::clock;
 use base::io::tcp;
@@ -43,9 +43,11 @@ use super::group_thread::{self, VolumeHandle};
 use super::mailbox::SharedGate;
 use super::metrics::{Latencies, Metrics, Transitions};
 use super::peer_link::{PeerLinks, random_bytes};
+use super::process_log;
 use super::record_writer::{self, StartError, VolumeParts, lock_node};
 use super::run_files::RunFiles;
 use super::stop_signals::StopSignals;
+use super::threads::Thread;
 use super::volume_thread::{self, Mail, Report, VolumeCounters};
 use crate::config::{self, NbdTls, NodeConfig, PairConfig};
 use crate::polarization::{Group, GroupConfig, GroupView, GroupVolume};
@@ -63,13 +65,17 @@ const MEASURED_MAX: usize = 64;
 /// How long a volume may still be in use by the process before, and between two looks.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const BUSY_STEP: Duration = Duration::from_millis(10);
+/// How long the threads may take to end; the group gives a clean stop up before that. With what is
+/// still to be written to the logs (the next, and the process log's) a stop has 10 s.
+const STOP_TIMEOUT: Duration = Duration::from_secs(9);
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Runs a node until it is stopped or fails.
 ///
 /// # Errors
 /// What keeps it from starting: which file or address, and what to do.
 pub fn run(config: &NodeConfig, signals: StopSignals) -> Result<ExitCode> {
-    end_process_on_panic();
+    process_log::end_process_on_panic();
     allow_many_files();
     memory::bound_what_is_kept();
     let identity = config.load_identity()?;
@@ -78,15 +84,6 @@ pub fn run(config: &NodeConfig, signals: StopSignals) -> Result<ExitCode> {
     let backings = open_volumes(config, &pair)?;
     let node = Node::start(config, pair, &identity, &backings, lock)?;
     node.wait(signals)
-}
-
-fn end_process_on_panic() {
-    let default = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        default(panic);
-        error!("{panic}");
-        std::process::abort();
-    }));
 }
 
 /// Clients, each a descriptor, come on top of what the process needs itself.
@@ -180,9 +177,10 @@ fn rules() -> Rules {
 }
 
 struct Node {
-    threads: Vec<JoinHandle<()>>,
-    group: JoinHandle<()>,
-    front: JoinHandle<()>,
+    volumes: Vec<Thread>,
+    group: Thread,
+    front: Thread,
+    decisions: Thread,
     stop: watch::Sender<bool>,
     end: watch::Sender<bool>,
 }
@@ -211,6 +209,7 @@ impl Node {
         let (status, status_seen) = watch::channel(Arc::new(report));
         let (stop, stop_seen) = watch::channel(false);
         let (end, end_seen) = watch::channel(false);
+        let name = config.node.name.as_str();
         let metrics = Metrics::new(&config.node.name);
         let transitions = metrics.transitions();
         let front = spawn_front(front_thread::Parts {
@@ -226,6 +225,8 @@ impl Node {
             measured: measured_queue,
             stop: end_seen,
         })?;
+        let (decision_file, decisions) =
+            DecisionFile::start(&config.node.data_dir.join("events.jsonl"), name)?;
         let group = spawn_group(GroupStart {
             group_config: group_config(config, &pair, backings, rules),
             state: record.state,
@@ -237,29 +238,35 @@ impl Node {
             reports: report_queue,
             gate,
             exports,
-            decisions: open_decisions(config),
+            decisions: decision_file,
             transitions,
             describe: describer(first, pair, Certificates::new(identity.terms.clone())),
             status,
             stop: stop_seen,
         })?;
-        Ok(Self { threads, group, front, stop, end })
+        Ok(Self { volumes: threads, group, front, decisions, stop, end })
     }
 
-    /// Waits for a signal, then for everything to end in order.
+    /// Waits for a signal, then for everything to end in order; for a disk that hangs no longer
+    /// than a clean stop may take.
     fn wait(self, mut signals: StopSignals) -> Result<ExitCode> {
         info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "node runs");
         let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
         signals.wait();
         let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
         self.stop.send_replace(true);
-        let failed = |_| anyhow!("a thread failed while the node was stopping");
-        self.group.join().map_err(failed)?;
-        for thread in self.threads {
-            thread.join().map_err(failed)?;
+        let give_up = clock::now() + STOP_TIMEOUT;
+        let left = || give_up.since(clock::now());
+        let mut ended = self.group.wait(left());
+        for volume in &self.volumes {
+            ended &= volume.wait(left());
         }
         self.end.send_replace(true);
-        self.front.join().map_err(failed)?;
+        ended &= self.front.wait(left().max(FLUSH_TIMEOUT));
+        if !self.decisions.wait(FLUSH_TIMEOUT) {
+            warn!("the last decisions are in this log only: the disk of events.jsonl hangs");
+        }
+        anyhow::ensure!(ended, "a thread of this node has not ended within {STOP_TIMEOUT:?}");
         info!("node stopped");
         Ok(ExitCode::SUCCESS)
     }
@@ -300,7 +307,7 @@ struct Common {
 /// The volume threads, and what the group and the front thread know of each.
 #[derive(Default)]
 struct Volumes {
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<Thread>,
     handles: Vec<VolumeHandle>,
     fronts: Vec<FrontVolume>,
 }
@@ -362,10 +369,6 @@ fn admin_state(status: watch::Receiver<Arc<StatusReport>>, pair: &PairConfig) ->
     AdminState { status, pair: watch::channel(Arc::new(pair.clone())).1 }
 }
 
-fn open_decisions(config: &NodeConfig) -> DecisionFile {
-    DecisionFile::open(&config.node.data_dir.join("events.jsonl"), config.node.name.as_str())
-}
-
 fn describer(
     first: NodeStatus,
     pair: PairConfig,
@@ -422,10 +425,10 @@ fn spawn_volume(
     name: &VolumeName,
     parts: volume_thread::Parts,
     backing: Arc<Backing>,
-) -> io::Result<JoinHandle<()>> {
+) -> io::Result<Thread> {
     let (ready, started) = std::sync::mpsc::channel();
     let name = name.clone();
-    let thread = thread::Builder::new().name(format!("volume-{index}")).spawn(move || {
+    let thread = Thread::spawn(&format!("volume-{index}"), move || {
         // What the volume says in the log is about this one.
         let _span = tracing::error_span!("volume", %name).entered();
         // The engine belongs to the thread that uses it.
@@ -445,9 +448,9 @@ fn spawn_volume(
     Ok(thread)
 }
 
-fn spawn_front(parts: front_thread::Parts) -> Result<JoinHandle<()>> {
+fn spawn_front(parts: front_thread::Parts) -> Result<Thread> {
     let (ready, started) = std::sync::mpsc::channel();
-    let thread = thread::Builder::new().name("front".to_owned()).spawn(move || {
+    let thread = Thread::spawn("front", move || {
         let runtime = current_thread_runtime().expect("a runtime needs only an epoll descriptor");
         runtime.block_on(front_thread::run(parts, ready));
     })?;
@@ -473,10 +476,10 @@ struct GroupStart {
     stop: watch::Receiver<bool>,
 }
 
-fn spawn_group(start: GroupStart) -> Result<JoinHandle<()>> {
+fn spawn_group(start: GroupStart) -> Result<Thread> {
     let address = start.local;
     let (ready, started) = std::sync::mpsc::channel();
-    let thread = thread::Builder::new().name("group".to_owned()).spawn(move || {
+    let thread = Thread::spawn("group", move || {
         let runtime = current_thread_runtime().expect("a runtime needs only an epoll descriptor");
         let local = LocalSet::new();
         runtime.block_on(local.run_until(async move {

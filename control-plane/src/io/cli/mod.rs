@@ -55,8 +55,8 @@ impl Failure {
         Self::Refused(error.into())
     }
 
-    /// The exit code, after the reason was said on stderr.
-    fn report(self) -> ExitCode {
+    /// The exit code, after the reason was said.
+    fn report(self, say: impl FnOnce(&str)) -> ExitCode {
         let (error, code) = match self {
             Self::Refused(error) => (error, 1),
             Self::Usage(error) => (error, 2),
@@ -66,8 +66,7 @@ impl Failure {
             .downcast_ref::<io::Error>()
             .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
         if !closed {
-            // Nobody is left to be told if this fails, too.
-            let _ = writeln!(io::stderr(), "stretch: {error:#}");
+            say(&format!("stretch: {error:#}"));
         }
         ExitCode::from(code)
     }
@@ -83,7 +82,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, run_node: RunNode) ->
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    run(arguments.command, run_node).unwrap_or_else(Failure::report)
+    run(arguments.command, run_node).unwrap_or_else(|failure| {
+        failure.report(|text| {
+            // Nobody is left to be told if this fails, too.
+            let _ = writeln!(io::stderr(), "{text}");
+        })
+    })
 }
 
 fn run(command: Command, run_node: RunNode) -> Outcome {

@@ -1,7 +1,6 @@
 //! Commands that make or run something: `node`, `demo`, `init`, `pki`.
 
 use std::fs;
-use std::io::IsTerminal;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,7 +10,6 @@ use base::identity::Identity;
 use base::io::clock;
 use base::io::tls::TlsIdentity;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
-use tracing_subscriber::EnvFilter;
 
 use super::args::{DemoArgs, InitArgs, IssueArgs, NodeArgs, PkiCommand};
 use super::{Failure, Outcome, RunNode, say};
@@ -19,6 +17,7 @@ use crate::config::{ConfigError, NodeConfig};
 use crate::io::demo::{self, Options};
 use crate::io::init::{self, InitError};
 use crate::io::pki_files;
+use crate::io::process_log;
 use crate::io::stop_signals::StopSignals;
 use crate::pki::{Request, Validity, day};
 
@@ -31,11 +30,16 @@ pub(super) fn node(args: &NodeArgs, run_node: RunNode) -> Outcome {
         die_with(parent)?;
     }
     let config = NodeConfig::load(&args.config)?;
-    begin_log(&config.node.log);
-    run_node(config, signals).map_err(|error| {
+    process_log::begin(&config.node.log);
+    let code = run_node(config, signals).unwrap_or_else(|error| {
         // As `config check` says of the same file.
-        if error.is::<ConfigError>() { Failure::Usage(error) } else { Failure::Refused(error) }
-    })
+        let usage = error.is::<ConfigError>();
+        let failure = if usage { Failure::Usage(error) } else { Failure::Refused(error) };
+        // Behind everything that the node has said.
+        failure.report(process_log::say)
+    });
+    process_log::end();
+    Ok(code)
 }
 
 /// From now on the end of the parent is the end of this process, however the parent ends.
@@ -47,15 +51,6 @@ fn die_with(parent: u32) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Refused(anyhow::anyhow!("process {parent}, the parent, has ended")))
-}
-
-fn begin_log(filter: &str) {
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
 }
 
 pub(super) fn demo(args: DemoArgs) -> Outcome {
