@@ -72,7 +72,8 @@ impl TimerPreset {
     }
 }
 
-/// What a local read relies on (PROTOCOL 2.5).
+/// What a local read relies on (PROTOCOL 2.5). Parsed and kept; each is answered while the peer was
+/// heard within T_sus.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReadMode {
@@ -245,6 +246,22 @@ impl NodeConfig {
             witnesses: pair.witnesses.clone(),
             volumes,
         })
+    }
+
+    /// What the file asks for that this version keeps, but does not do yet: a line for each.
+    pub fn not_used_yet(&self) -> Vec<&'static str> {
+        let Some(pair) = &self.pair else { return Vec::new() };
+        let mut lines = Vec::new();
+        if pair.read_mode == ReadMode::Confirmed {
+            lines.push(
+                "pair.read_mode = \"confirmed\" is kept, but not used yet: reads are answered as \
+                 with \"grant\"",
+            );
+        }
+        if !pair.witnesses.is_empty() {
+            lines.push("pair.witnesses is kept, but not used yet: no witness is asked");
+        }
+        lines
     }
 
     /// The address that everything of this node is bound to.

@@ -77,6 +77,19 @@ fn a_good_file_is_read_with_defaults_and_paths_from_its_folder() {
 }
 
 #[test]
+fn what_is_kept_but_not_used_yet_is_named() {
+    let named = |text: &str| parse(text).expect("good").not_used_yet().join("\n");
+    let witness = "witnesses = [{ name = \"w\", address = \"127.0.0.13:10812\" }]";
+    let none = GOOD.replace(witness, "");
+    let confirmed = GOOD.replace(witness, "read_mode = \"confirmed\"");
+    assert_eq!(named(&none), "");
+    assert_eq!(named(GOOD), "pair.witnesses is kept, but not used yet: no witness is asked");
+    assert!(named(&confirmed).starts_with("pair.read_mode = \"confirmed\" is kept, but not used"));
+    let both = GOOD.replace(witness, &format!("read_mode = \"confirmed\"\n{witness}"));
+    assert_eq!(named(&both).lines().count(), 2);
+}
+
+#[test]
 fn nbd_is_encrypted_unless_said_otherwise() {
     let config = parse(&GOOD.replace("tls = \"off\"", "")).expect("good");
     assert_eq!(config.nbd.tls, NbdTls::Required);

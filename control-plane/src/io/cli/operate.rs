@@ -93,6 +93,9 @@ fn check(file: &Path) -> Outcome {
         let (path, end) = (term.path.display(), day(term.end));
         text.push_str(&format!("  {path}: {issuer}valid until {end}\n"));
     }
+    for line in config.not_used_yet() {
+        text.push_str(&format!("  {line}\n"));
+    }
     say(&text)?;
     Ok(ExitCode::SUCCESS)
 }
