@@ -82,6 +82,9 @@ pub(super) fn init(args: &InitArgs) -> Outcome {
     }
     let places = config.node.record_dirs.each_ref().map(|dir| dir.display().to_string());
     say(&format!("made the record of node {} in {}", config.node.name, places.join(" and ")))?;
+    for line in config.not_used_yet() {
+        say(line)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
