@@ -1,20 +1,29 @@
 //! A full disk, a disk that returns EIO, and one that hangs, at either node: nothing acknowledged is
 //! lost, the message names node and file, and the other copy is the source when the disk is mended.
+//! A node whose every file hangs, its logs too, still does in time whatever needs no disk.
 
 use std::fs;
-use std::path::Path;
-use std::time::Duration;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use client::driver::{Config, start_after};
+use base::limits::Timers;
+use client::driver::{Config, Running, start_after};
 use client::history::History;
+use client::wire::Request;
 use client::workload::{Area, Mix};
+use rustix::process::Signal;
 use serde_json::Value;
 use stretch_tests::real::disk::{Disk, FailingImage};
 use stretch_tests::real::isolated;
+use stretch_tests::real::node::STOP_LIMIT;
 use stretch_tests::real::pair::Pair;
 
 const SIZE: u64 = 32 << 20;
 const LIMIT: Duration = Duration::from_secs(20);
+/// How much later than promised something may happen on a busy machine.
+const MARGIN: Duration = Duration::from_secs(2);
 
 /// Writes that need space, on a blank volume.
 fn config(seed: u64) -> Config {
@@ -99,6 +108,127 @@ fn hanging(node: usize, seed: u64) {
     assert!(running.wait_for_progress(0, 200, LIMIT));
     assert!(running.wait_for_progress(1, 200, LIMIT));
     pair.close(&config, running.stop());
+}
+
+/// A pair whose node a has nothing but a disk of its own: volume, record, decisions and log.
+struct AllOnOneDisk {
+    disk: Disk,
+    image: PathBuf,
+    log: PathBuf,
+    events: PathBuf,
+    pair: Pair,
+    config: Config,
+    running: Running,
+}
+
+impl AllOnOneDisk {
+    fn begin(seed: u64) -> Self {
+        let mut pair = Pair::prepare(SIZE);
+        let disk = Disk::install(pair.folder(), "a", 128 << 20);
+        let folder = pair.folder().join("a");
+        let log = folder.join("log");
+        pair.a.log_to(&log);
+        pair.start();
+        let config = config(seed);
+        let running = start_after(config.clone(), History::new(config.writer, config.trim));
+        assert!(running.wait_for_progress(0, 200, LIMIT));
+        assert!(running.wait_for_progress(1, 200, LIMIT));
+        let (image, events) = (pair.image(0), folder.join("events.jsonl"));
+        Self { disk, image, log, events, pair, config, running }
+    }
+
+    /// Both nodes tell who is to blame, while nothing of a's can be written.
+    fn assert_told(&self) {
+        let (a, b) = (&self.pair.a, &self.pair.b);
+        let path = self.image.to_str().expect("a plain path");
+        let status = a.wait_status(LIMIT, |status| text(status, "cause").contains(path));
+        assert_eq!(status["serving"], false, "{status}");
+        assert!(text(&status, "advice").contains("disk of node a"), "{status}");
+        b.wait_status(LIMIT, |status| {
+            status["serving"] == false && text(status, "cause").contains("a ")
+        });
+        assert!(!b.log().contains("b has not acknowledged"), "b is blamed\n{}", b.log_tail());
+    }
+
+    fn end(self) {
+        self.pair.wait_active();
+        assert!(self.running.wait_for_progress(0, 200, LIMIT));
+        assert!(self.running.wait_for_progress(1, 200, LIMIT));
+        self.pair.close(&self.config, self.running.stop());
+    }
+}
+
+/// A write outside the clients' area that nobody answers: how long after `begin` it is closed.
+fn closed_unanswered(node: usize, begin: Instant) -> JoinHandle<Duration> {
+    let mut connection = Pair::connect(node);
+    connection.stream().set_read_timeout(Some(LIMIT)).expect("set");
+    thread::spawn(move || {
+        let write = Request::Write { offset: 28 << 20, data: vec![7; 4096].into(), fua: false };
+        connection.send(&write).expect("taken by the kernel");
+        let error = connection.receive().expect_err("nobody may answer");
+        assert!(error.is_closed(), "{error}");
+        begin.elapsed()
+    })
+}
+
+/// Whether a process has called exit(2), as far as it may get.
+fn has_exited(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("our own child");
+    let (_, state) = stat.rsplit_once(") ").expect("the name is in brackets");
+    state.starts_with('Z')
+}
+
+#[test]
+fn everything_of_a_hangs() {
+    isolated("everything_of_a_hangs", || {
+        let test = AllOnOneDisk::begin(57);
+        let begin = Instant::now();
+        let Some(frozen) = test.disk.freeze() else { return };
+        let probes = [0, 1].map(|node| closed_unanswered(node, begin));
+        test.assert_told();
+        for (name, probe) in ["a", "b"].iter().zip(probes) {
+            let after = probe.join().expect("closed");
+            let latest = Timers::DEFAULT.hold + Timers::DEFAULT.io_timeout + MARGIN;
+            println!("{name} closes after {after:?}");
+            assert!(after < latest, "{name} closes after {after:?}");
+        }
+        test.pair.a.wait_status(LIMIT, |status| text(status, "state") == "limbo");
+        drop(frozen);
+        test.pair.wait_active();
+        // Late, but whole.
+        for file in [&test.log, &test.events] {
+            let text = fs::read_to_string(file).expect("it is there");
+            assert!(text.contains("limbo"), "{}: {text}", file.display());
+        }
+        test.end();
+    });
+}
+
+#[test]
+fn a_stops_while_everything_of_it_hangs() {
+    isolated("a_stops_while_everything_of_it_hangs", || {
+        let mut test = AllOnOneDisk::begin(58);
+        let Some(frozen) = test.disk.freeze() else { return };
+        let begin = Instant::now();
+        let probe = closed_unanswered(0, begin);
+        test.assert_told();
+        let begin_stop = Instant::now();
+        test.pair.a.signal(Signal::TERM);
+        // Threads that wait for the disk inside the kernel stay until it answers.
+        while !has_exited(test.pair.a.pid()) {
+            let took = begin_stop.elapsed();
+            assert!(took < STOP_LIMIT, "runs after {took:?}\n{}", test.pair.a.log_tail());
+            thread::sleep(Duration::from_millis(20));
+        }
+        println!("a has exited after {:?}", begin_stop.elapsed());
+        assert!(TcpStream::connect(Pair::nbd(0)).is_err(), "it takes clients");
+        assert_eq!(test.pair.a.status(), None);
+        probe.join().expect("closed");
+        drop(frozen);
+        test.pair.a.wait_end(STOP_LIMIT);
+        test.pair.a.start();
+        test.end();
+    });
 }
 
 #[test]

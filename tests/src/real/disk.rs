@@ -1,10 +1,12 @@
-//! Disks that can be filled, shut down, or made to fail, for one node's folder or image.
+//! Disks that can be filled, frozen, shut down, or made to fail, for one node's folder or image.
 //! Owns: what it mounts, in the mount namespace of the test, and the programs that serve it.
 //! Not here: power cuts of whole machines (`power`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -13,6 +15,9 @@ use crate::chaos::netns::run;
 
 /// How long a mount may take to come or go.
 const MOUNT_LIMIT: Duration = Duration::from_secs(10);
+/// How long a file system stays frozen at most, whatever becomes of the test: nobody who waits for
+/// it can be killed.
+const FROZEN_MAX: Duration = Duration::from_secs(60);
 
 /// A folder on an ext4 of its own on a loop device. Needs root.
 #[derive(Debug)]
@@ -68,6 +73,23 @@ impl Disk {
         run("xfs_io", &["-x", "-c", "shutdown", text(&self.mounted)]);
     }
 
+    /// Every write to it, and every flush, waits from now on until the value returned is dropped;
+    /// none, and a word about it, on a machine that does not allow that.
+    ///
+    /// # Panics
+    /// If it fails for another reason, or fsfreeze (util-linux) is missing.
+    pub fn freeze(&self) -> Option<Frozen> {
+        let output = fsfreeze("-f", &self.mounted);
+        if output.status.success() {
+            return Some(Frozen::new(&self.mounted));
+        }
+        let told = String::from_utf8_lossy(&output.stderr);
+        let refused = ["Operation not permitted", "Operation not supported", "Inappropriate ioctl"];
+        assert!(refused.iter().any(|words| told.contains(words)), "fsfreeze failed: {told}");
+        eprintln!("SKIPPED: this machine does not allow to freeze a file system: {told}");
+        None
+    }
+
     /// Unmounts and mounts it; nobody has anything open.
     pub fn remount(&self) {
         unmount(&self.mounted);
@@ -77,6 +99,42 @@ impl Disk {
     fn mount(&self) {
         run("mount", &["-o", "loop", text(&self.file), text(&self.mounted)]);
     }
+}
+
+/// A file system that stands still; dropped, it goes on. A node that is killed while it is frozen
+/// is gone only afterwards: declare this after the node.
+#[derive(Debug)]
+pub struct Frozen {
+    /// Dropped, it thaws.
+    thaw: Option<mpsc::Sender<()>>,
+    thawing: Option<JoinHandle<()>>,
+}
+
+impl Frozen {
+    fn new(mounted: &Path) -> Self {
+        let (thaw, wanted) = mpsc::channel();
+        let mounted = mounted.to_owned();
+        let thawing = thread::spawn(move || {
+            let late = wanted.recv_timeout(FROZEN_MAX) == Err(mpsc::RecvTimeoutError::Timeout);
+            let output = fsfreeze("-u", &mounted);
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            assert!(!late, "frozen for longer than {FROZEN_MAX:?}");
+        });
+        Self { thaw: Some(thaw), thawing: Some(thawing) }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        drop(self.thaw.take());
+        let ended = self.thawing.take().expect("dropped once").join();
+        assert!(ended.is_ok() || thread::panicking(), "it was thawed when this was dropped");
+    }
+}
+
+fn fsfreeze(option: &str, mounted: &Path) -> std::process::Output {
+    let output = Command::new("fsfreeze").args([option, text(mounted)]).output();
+    output.expect("fsfreeze (package util-linux) can be started")
 }
 
 /// An image file whose writes fail while a switch is on: nbdkit's error filter behind nbdfuse.

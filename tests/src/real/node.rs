@@ -40,6 +40,11 @@ impl Node {
         self.environment.push((variable.to_owned(), value.to_owned()));
     }
 
+    /// From the next start on, the process writes its log there.
+    pub fn log_to(&mut self, path: &Path) {
+        path.clone_into(&mut self.log);
+    }
+
     /// From the next start on, the process breaks this rule; it takes the program that can.
     pub fn break_rule(&mut self, rule: &str) {
         self.program = built_program();
