@@ -5,6 +5,7 @@
 //! tear the block being written, never another one.
 //! Not here: what the bytes mean (`record`), who runs it (`record_writer`).
 
+use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
@@ -100,28 +101,23 @@ impl Places {
     /// Neither place takes it.
     pub fn write(&mut self, record: &NodeRecord) -> Result<Option<String>, PlacesLost> {
         let mut lost = None;
-        self.plan.try_again();
-        'again: loop {
-            let writes = self.plan.writes();
-            for write in &writes {
-                let mut record = record.clone();
-                record.single = write.single;
-                match self.write_slot(write.place, write.slot, &record.encode()) {
-                    Ok(()) => self.plan.written(*write),
-                    Err(error) => {
-                        let path = self.paths[write.place].clone();
-                        self.plan.place_failed(write.place);
-                        if self.plan.writes().is_empty() {
-                            return Err(PlacesLost { path, error });
-                        }
-                        lost = Some(format!("{}: {error}", path.display()));
-                        continue 'again;
+        let mut record = record.clone();
+        let mut writes = VecDeque::from(self.plan.begin());
+        while let Some(write) = writes.pop_front() {
+            record.single = write.single;
+            match self.write_slot(write.place, write.slot, &record.encode()) {
+                Ok(()) => self.plan.written(write),
+                Err(error) => {
+                    let path = self.paths[write.place].clone();
+                    writes = self.plan.failed(write).into();
+                    if writes.is_empty() {
+                        return Err(PlacesLost { path, error });
                     }
+                    lost = Some(format!("{}: {error}", path.display()));
                 }
             }
-            assert!(!writes.is_empty(), "a node whose places are both lost writes no record");
-            return Ok(lost);
         }
+        Ok(lost)
     }
 
     fn write_slot(&mut self, place: usize, slot: usize, block: &[u8]) -> io::Result<()> {

@@ -121,9 +121,24 @@ impl SlotPlan {
     /// After `stretch init` wrote slot 0 and then slot 1 of both places.
     pub const FRESH: Self = Self { next: [0, 0], lost: [false, false] };
 
-    /// The writes of one record, in order. Each must be durable before the next begins; it counts
-    /// when all are. Empty if both places are lost.
-    pub fn writes(&self) -> Vec<SlotWrite> {
+    /// The writes of the next record, in order. Each must be durable before the next begins; the
+    /// record counts when all are. With both places lost there is nothing to lose: both are tried
+    /// again.
+    pub fn begin(&mut self) -> Vec<SlotWrite> {
+        if self.lost == [true, true] {
+            self.lost = [false, false];
+        }
+        self.writes()
+    }
+
+    /// A write failed: its place is left out until the next start, and these writes take the place
+    /// of those that were left. None: neither place takes the record.
+    pub fn failed(&mut self, write: SlotWrite) -> Vec<SlotWrite> {
+        self.lost[write.place] = true;
+        self.writes()
+    }
+
+    fn writes(&self) -> Vec<SlotWrite> {
         match self.lost {
             [false, false] => (0..2)
                 .map(|place| SlotWrite { place, slot: self.next[place], single: false })
@@ -142,18 +157,5 @@ impl SlotPlan {
     /// A write is durable.
     pub fn written(&mut self, write: SlotWrite) {
         self.next[write.place] = 1 - write.slot;
-    }
-
-    /// A write failed: its place is left out until the next start, and the record is to be
-    /// written again by [`Self::writes`].
-    pub fn place_failed(&mut self, place: usize) {
-        self.lost[place] = true;
-    }
-
-    /// With both places lost there is nothing to lose: a later record tries both again.
-    pub fn try_again(&mut self) {
-        if self.lost == [true, true] {
-            self.lost = [false, false];
-        }
     }
 }

@@ -528,8 +528,15 @@ fn expand_disk(kind: FaultKind, rng: &mut ChaCha8Rng, x: Side, steps: &mut Vec<(
             return;
         }
         FaultKind::PlaceError => {
-            steps.push((now, Step::PlaceFault(x, rng.random_range(0..2))));
+            let place = rng.random_range(0..2);
+            steps.push((now, Step::PlaceFault(x, place)));
+            if rng.random_bool(0.4) {
+                steps.push((millis(rng, 0, 40), Step::PlaceFault(x, 1 - place)));
+            }
             steps.push((now, Step::Reset { control: true, data: true }));
+            if rng.random_bool(0.5) {
+                steps.push((millis(rng, 20, 6000), Step::Mend(x)));
+            }
         }
         _ => {
             steps.push((now, Step::Slow(x, rng.random_range(300..3000))));

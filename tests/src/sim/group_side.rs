@@ -5,6 +5,7 @@
 use base::ids::VolumeIndex;
 use base::time::{Duration, Instant};
 use control_plane::polarization::{Action, DurableDone, DurableFault, DurableStep};
+use control_plane::record::slots::SlotWrite;
 use control_plane::record::{NodeRecord, VolumeHeader};
 use datapath::port::VolumeReport;
 use datapath::storage::IoFault;
@@ -82,7 +83,6 @@ impl World {
                     ticket,
                     steps: steps.into(),
                     parts: Default::default(),
-                    record: None,
                     lost_place: None,
                 };
                 let before = self.process(side).job.replace(job);
@@ -141,18 +141,14 @@ impl World {
         self.trace.line(self.now, || format!("{side} makes durable {step:?}"));
         let parts = self.parts(side, &step);
         let process = self.process(side);
-        let plan = process.plan;
         let job = process.job.as_mut().expect("there is a job");
-        job.parts = parts.into();
-        job.record = match step {
-            DurableStep::WriteRecord(record) => Some(record),
+        job.parts = match step {
+            DurableStep::WriteRecord(record) => record_parts(&record, process.plan.begin()),
             DurableStep::SyncData(_)
             | DurableStep::WriteStamp(..)
-            | DurableStep::WriteHeader(..) => None,
-        };
-        if job.record.is_some() {
-            job.parts = record_parts(job.record.as_deref().expect("just set"), &plan).into();
+            | DurableStep::WriteHeader(..) => parts,
         }
+        .into();
         let delay = self.part_delay(side);
         self.after(delay, Event::Durable { side, life });
         self.trigger_durable(side);
@@ -193,8 +189,7 @@ impl World {
         let result = match job.parts.pop_front() {
             None => match &step {
                 DurableStep::SyncData(volume) => self.sync(side, *volume),
-                // Both places of the record are lost.
-                _ => Err(fault(None, "write the record", IoFault::System(5))),
+                _ => unreachable!("every other step has its parts"),
             },
             Some(write) => self.write_part(side, &write),
         };
@@ -245,37 +240,31 @@ impl World {
     }
 
     fn write_part(&mut self, side: Side, write: &MediumWrite) -> Result<(), DurableFault> {
-        let MediumWrite::Record { place, slot, .. } = write else {
+        let MediumWrite::Record { to, .. } = write else {
             if let MediumWrite::Stamp { volume, .. } = write {
                 self.nodes[side].machine.unsynced_stamps[*volume] = None;
             }
             self.nodes[side].medium.write(write);
             return Ok(());
         };
-        let bad = self.nodes[side].bad_place == Some(*place);
-        let gone = self.nodes[side].medium.places[*place].is_none();
-        if !bad {
-            if gone {
-                // The production writer makes a missing file anew.
-                self.nodes[side].medium.places[*place] = Some([[0; 4096]; 2]);
-            }
-            self.nodes[side].medium.write(write);
-            let process = self.process(side);
-            let single = process.job.as_ref().and_then(|job| job.lost_place.as_ref()).is_some();
-            let written =
-                control_plane::record::slots::SlotWrite { place: *place, slot: *slot, single };
-            process.plan.written(written);
+        let node = &mut self.nodes[side];
+        if !node.bad_places[to.place] {
+            // The production writer makes a missing file anew.
+            node.medium.places[to.place].get_or_insert([[0; 4096]; 2]);
+            node.medium.write(write);
+            self.process(side).plan.written(*to);
             return Ok(());
         }
         self.coverage.count("record", "a place failed");
         let process = self.process(side);
-        process.plan.place_failed(*place);
-        let plan = process.plan;
         let job = process.job.as_mut().expect("it is under way");
-        job.lost_place = Some(format!("place {place}"));
-        let record = job.record.as_deref().expect("a record is being written");
-        job.parts = record_parts(record, &plan).into();
+        let Some(DurableStep::WriteRecord(record)) = job.steps.front() else {
+            unreachable!("a record is being written");
+        };
+        job.lost_place = Some(format!("place {}", to.place));
+        job.parts = record_parts(record, process.plan.failed(*to)).into();
         if job.parts.is_empty() {
+            self.coverage.count("record", "both places failed");
             return Err(fault(None, "write the record", IoFault::System(5)));
         }
         Ok(())
@@ -297,20 +286,10 @@ impl World {
     }
 }
 
-fn record_parts(
-    record: &NodeRecord,
-    plan: &control_plane::record::slots::SlotPlan,
-) -> Vec<MediumWrite> {
-    let writes = plan.writes();
-    writes
-        .into_iter()
-        .map(|write| {
-            let mut record = record.clone();
-            record.single = write.single;
-            let bytes = Box::new(record.encode());
-            MediumWrite::Record { place: write.place, slot: write.slot, bytes }
-        })
-        .collect()
+fn record_parts(record: &NodeRecord, writes: Vec<SlotWrite>) -> Vec<MediumWrite> {
+    let encode = |single| Box::new(NodeRecord { single, ..record.clone() }.encode());
+    let parts = writes.into_iter().map(|to| MediumWrite::Record { to, bytes: encode(to.single) });
+    parts.collect()
 }
 
 fn fault(volume: Option<VolumeIndex>, operation: &'static str, fault: IoFault) -> DurableFault {

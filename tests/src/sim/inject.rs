@@ -152,7 +152,7 @@ impl World {
                 }
             }
             Step::ReadFault(side, count) => self.nodes[side].disks[0].faults.reads = count,
-            Step::PlaceFault(side, place) => self.nodes[side].bad_place = Some(place),
+            Step::PlaceFault(side, place) => self.nodes[side].bad_places[place] = true,
             _ => {
                 let Step::Mend(side) = *step else { unreachable!("the caller sorts") };
                 self.mend(side);
@@ -164,7 +164,7 @@ impl World {
         for disk in &mut self.nodes[side].disks {
             disk.faults = Default::default();
         }
-        self.nodes[side].bad_place = None;
+        self.nodes[side].bad_places = [false; 2];
         self.nodes[side].slowness = 1;
         self.hang(side, false);
     }
@@ -277,7 +277,7 @@ impl World {
             .process
             .as_ref()
             .and_then(|process| process.job.as_ref())
-            .is_some_and(|job| job.record.is_some() || !job.parts.is_empty());
+            .is_some_and(|job| !job.parts.is_empty());
         self.nodes[side].process.is_none()
             && self.sessions > 0
             && self.put_aside.is_none()
@@ -491,12 +491,6 @@ impl World {
             }
             self.nodes[side].freeze_in_turn = None;
             self.mend(side);
-            // A writer that has given up both places of the record needs a new process.
-            let process = self.nodes[side].process.as_ref();
-            if process.is_some_and(|process| process.plan.writes().is_empty()) {
-                self.coverage.count("record", "both places failed");
-                self.cut_power(side);
-            }
         }
         self.after(LOOK_EVERY, Event::Closing);
     }

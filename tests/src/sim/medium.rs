@@ -8,7 +8,7 @@ use base::ids::{BootId, Incarnation, MachineId};
 use control_plane::polarization::GroupConfig;
 use control_plane::record::header::choose_header;
 use control_plane::record::layout::BLOCK_BYTES;
-use control_plane::record::slots::SlotPlan;
+use control_plane::record::slots::{SlotPlan, SlotWrite};
 use control_plane::record::stamp::STAMP_BYTES;
 use control_plane::record::{
     NodeRecord, PlaceRead, SlotRead, Stamp, StartInput, VolumeFound, VolumeHeader,
@@ -30,7 +30,7 @@ pub(super) struct Medium {
 
 /// One write that happens whole or torn.
 pub(super) enum MediumWrite {
-    Record { place: usize, slot: usize, bytes: Box<Block> },
+    Record { to: SlotWrite, bytes: Box<Block> },
     Header { volume: usize, slot: usize, bytes: Box<Block> },
     Stamp { volume: usize, bytes: [u8; STAMP_BYTES] },
 }
@@ -48,9 +48,9 @@ impl Medium {
 
     pub(super) fn write(&mut self, write: &MediumWrite) {
         match write {
-            MediumWrite::Record { place, slot, bytes } => {
-                if let Some(slots) = &mut self.places[*place] {
-                    slots[*slot] = **bytes;
+            MediumWrite::Record { to, bytes } => {
+                if let Some(slots) = &mut self.places[to.place] {
+                    slots[to.slot] = **bytes;
                 }
             }
             MediumWrite::Header { volume, slot, bytes } => self.headers[*volume][*slot] = **bytes,
@@ -61,8 +61,8 @@ impl Medium {
     /// The power fails during the write.
     pub(super) fn tear(&mut self, write: &MediumWrite, rng: &mut ChaCha8Rng) {
         let (old, new) = match write {
-            MediumWrite::Record { place, slot, bytes } => match &mut self.places[*place] {
-                Some(slots) => (&mut slots[*slot], bytes),
+            MediumWrite::Record { to, bytes } => match &mut self.places[to.place] {
+                Some(slots) => (&mut slots[to.slot], bytes),
                 None => return,
             },
             MediumWrite::Header { volume, slot, bytes } => {

@@ -7,7 +7,6 @@ use base::request::{Operation, RequestId};
 use base::time::Instant;
 use bytes::Bytes;
 use control_plane::polarization::{DurableStep, Group, GroupConfig};
-use control_plane::record::NodeRecord;
 use control_plane::record::slots::SlotPlan;
 use datapath::gate::Gate;
 use datapath::storage::IoCompletion;
@@ -45,8 +44,8 @@ pub(super) struct Node {
     pub(super) snapshot: Option<Folder>,
     /// What was there before something was replaced, since the last session.
     pub(super) stash: Option<Folder>,
-    /// Which place of the record cannot be written.
-    pub(super) bad_place: Option<usize>,
+    /// Which places of the record cannot be written.
+    pub(super) bad_places: [bool; 2],
     /// Factor on the latencies of its disks.
     pub(super) slowness: u32,
     /// Its disks do not answer; what would have completed by now.
@@ -76,7 +75,6 @@ pub(super) struct DurableJob {
     pub(super) steps: VecDeque<DurableStep>,
     /// Parts of the first step that are still to be written.
     pub(super) parts: VecDeque<MediumWrite>,
-    pub(super) record: Option<Box<NodeRecord>>,
     pub(super) lost_place: Option<String>,
 }
 

@@ -417,7 +417,7 @@ fn new_node(plan: &mut Plan, side: Side, images: &[Vec<u8>]) -> Node {
         freeze_in_turn: None,
         snapshot: None,
         stash: None,
-        bad_place: None,
+        bad_places: [false; 2],
         slowness: 1,
         hung: None,
         record_seq: 0,
