@@ -15,6 +15,7 @@ use client::wire::Request;
 use client::workload::{Area, Mix};
 use rustix::process::Signal;
 use serde_json::Value;
+use stretch_tests::chaos::netns::run;
 use stretch_tests::real::disk::{Disk, FailingImage};
 use stretch_tests::real::isolated;
 use stretch_tests::real::node::STOP_LIMIT;
@@ -110,8 +111,8 @@ fn hanging(node: usize, seed: u64) {
     pair.close(&config, running.stop());
 }
 
-/// A pair whose node a has nothing but a disk of its own: volume, record, decisions and log.
-struct AllOnOneDisk {
+/// A pair whose node a has a disk of its own for `data_dir` and log.
+struct DiskOfA {
     disk: Disk,
     image: PathBuf,
     log: PathBuf,
@@ -121,9 +122,26 @@ struct AllOnOneDisk {
     running: Running,
 }
 
-impl AllOnOneDisk {
-    fn begin(seed: u64) -> Self {
+impl DiskOfA {
+    /// For volume and record, too.
+    fn with_all(seed: u64) -> Self {
+        Self::begin(seed, Pair::prepare(SIZE))
+    }
+
+    /// Volume and record are elsewhere.
+    fn with_logs(seed: u64) -> Self {
         let mut pair = Pair::prepare(SIZE);
+        let elsewhere = pair.folder().join("elsewhere");
+        let from = pair.folder().join("a");
+        let [from, to] = [&from, &elsewhere].map(|path| path.to_str().expect("a plain path"));
+        run("cp", &["-a", "--sparse=always", from, to]);
+        pair.move_image(0, &elsewhere.join("vol0.img"));
+        let places = "\"elsewhere/record-1\", \"elsewhere/record-2\"";
+        pair.edit_config(0, "\"a/record-1\", \"a/record-2\"", places);
+        Self::begin(seed, pair)
+    }
+
+    fn begin(seed: u64, mut pair: Pair) -> Self {
         let disk = Disk::install(pair.folder(), "a", 128 << 20);
         let folder = pair.folder().join("a");
         let log = folder.join("log");
@@ -148,6 +166,15 @@ impl AllOnOneDisk {
             status["serving"] == false && text(status, "cause").contains("a ")
         });
         assert!(!b.log().contains("b has not acknowledged"), "b is blamed\n{}", b.log_tail());
+    }
+
+    /// What a had to say while the disk hung has come late, but whole.
+    fn assert_logs_are_whole(&self) {
+        self.pair.wait_active();
+        for file in [&self.log, &self.events] {
+            let text = fs::read_to_string(file).expect("it is there");
+            assert!(text.contains("limbo"), "{}: {text}", file.display());
+        }
     }
 
     fn end(self) {
@@ -181,7 +208,7 @@ fn has_exited(pid: u32) -> bool {
 #[test]
 fn everything_of_a_hangs() {
     isolated("everything_of_a_hangs", || {
-        let test = AllOnOneDisk::begin(57);
+        let test = DiskOfA::with_all(57);
         let begin = Instant::now();
         let Some(frozen) = test.disk.freeze() else { return };
         let probes = [0, 1].map(|node| closed_unanswered(node, begin));
@@ -194,12 +221,33 @@ fn everything_of_a_hangs() {
         }
         test.pair.a.wait_status(LIMIT, |status| text(status, "state") == "limbo");
         drop(frozen);
-        test.pair.wait_active();
-        // Late, but whole.
-        for file in [&test.log, &test.events] {
-            let text = fs::read_to_string(file).expect("it is there");
-            assert!(text.contains("limbo"), "{}: {text}", file.display());
+        test.assert_logs_are_whole();
+        test.end();
+    });
+}
+
+#[test]
+fn only_the_logs_of_a_hang() {
+    isolated("only_the_logs_of_a_hang", || {
+        let test = DiskOfA::with_logs(59);
+        let Some(frozen) = test.disk.freeze() else { return };
+        // It is nobody's business for longer than any disk may take.
+        test.running.let_run(Timers::DEFAULT.io_timeout * 2);
+        assert!(test.running.wait_for_progress(0, 200, LIMIT));
+        assert!(test.running.wait_for_progress(1, 200, LIMIT));
+        assert_eq!(test.pair.a.status().expect("it answers")["session"], 1);
+        let begin = Instant::now();
+        test.pair.link.cut();
+        let probes = [0, 1].map(|node| closed_unanswered(node, begin));
+        for (name, probe) in ["a", "b"].iter().zip(probes) {
+            let after = probe.join().expect("closed");
+            println!("{name} closes after {after:?}");
+            assert!(after < Timers::DEFAULT.hold + MARGIN, "{name} closes after {after:?}");
         }
+        test.pair.a.wait_status(LIMIT, |status| text(status, "state") == "limbo");
+        drop(frozen);
+        test.pair.link.heal();
+        test.assert_logs_are_whole();
         test.end();
     });
 }
@@ -207,7 +255,7 @@ fn everything_of_a_hangs() {
 #[test]
 fn a_stops_while_everything_of_it_hangs() {
     isolated("a_stops_while_everything_of_it_hangs", || {
-        let mut test = AllOnOneDisk::begin(58);
+        let mut test = DiskOfA::with_all(58);
         let Some(frozen) = test.disk.freeze() else { return };
         let begin = Instant::now();
         let probe = closed_unanswered(0, begin);

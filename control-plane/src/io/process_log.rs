@@ -120,7 +120,68 @@ impl<W: Write> Write for Outlet<W> {
 
 #[cfg(test)]
 mod tests {
+    use std::env;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, Command, Stdio};
+    use std::time::Instant;
+
     use super::*;
+
+    /// Set in a process that is to panic.
+    const PANICS: &str = "STRETCH_TEST_PANICS";
+
+    /// A process that says a lot, and panics in a thread.
+    fn panicking(test: &str, stderr: impl Into<Stdio>) -> Child {
+        let mut process = Command::new(env::current_exe().expect("our own path"));
+        process.args([&format!("io::process_log::tests::{test}"), "--exact", "--nocapture"]);
+        process.env(PANICS, "1").stdout(Stdio::null()).stderr(stderr);
+        process.spawn().expect("it can be started")
+    }
+
+    fn panic_if_asked() {
+        if env::var_os(PANICS).is_none() {
+            return;
+        }
+        begin("info");
+        end_process_on_panic();
+        (0..1000).for_each(|number| tracing::info!(number, "something to say"));
+        let thread = Thread::spawn("unlucky", || panic!("out of luck")).expect("a thread");
+        thread.wait(Duration::from_secs(60));
+    }
+
+    #[test]
+    fn a_panic_is_told_behind_everything_else_and_ends_the_process() {
+        panic_if_asked();
+        let name = "a_panic_is_told_behind_everything_else_and_ends_the_process";
+        let output = panicking(name, Stdio::piped()).wait_with_output().expect("our own child");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(6), "{text}");
+        assert_eq!(text.matches("something to say").count(), 1000, "{text}");
+        let (before, last) = text.split_once("stretch: thread unlucky panicked at ").expect(&text);
+        assert!(before.contains("number=999") && last.contains("\nout of luck\n"), "{text}");
+    }
+
+    #[test]
+    fn a_panic_ends_the_process_though_nobody_reads_what_it_says() {
+        panic_if_asked();
+        let (read, mut write) = io::pipe().expect("a pipe");
+        let bytes = rustix::pipe::fcntl_getpipe_size(&write).expect("its size");
+        write.write_all(&vec![b'.'; bytes]).expect("there is room");
+        let name = "a_panic_ends_the_process_though_nobody_reads_what_it_says";
+        let mut process = panicking(name, write);
+        let begin = Instant::now();
+        let status = loop {
+            if let Some(status) = process.try_wait().expect("our own child") {
+                break status;
+            }
+            if begin.elapsed() > Duration::from_secs(30) {
+                process.kill().expect("our own child");
+            }
+            thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!(status.signal(), Some(6));
+        drop(read);
+    }
 
     #[test]
     fn lines_that_found_no_room_are_counted_when_there_is_some_again() {
