@@ -397,6 +397,7 @@ impl World {
         let at = self.rng.random_range(0..4096);
         if let Some(slots) = &mut self.nodes[side].medium.places[place] {
             slots[slot][at] ^= 0x40;
+            self.nodes[side].slot_damaged = true;
             self.coverage.count("folder", "slot damaged");
         }
     }

@@ -8,7 +8,7 @@
 use base::ids::{BootId, Incarnation, MachineId};
 use base::time::{Duration, Instant};
 use control_plane::polarization::{DurableStep, Group, GroupConfig};
-use control_plane::record::assess;
+use control_plane::record::{Amnesia, assess};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
@@ -255,6 +255,16 @@ impl World {
             let word = text.split([' ', '{']).next().unwrap_or_default().to_owned();
             self.coverage.count("amnesia", word);
         }
+        let bad_slots = start.amnesia.contains(&Amnesia::BadSlots);
+        if bad_slots && !node.slot_damaged {
+            let text = format!("node {side} finds slots damaged that nobody damaged");
+            self.report(Finding::order(text));
+            return;
+        }
+        if bad_slots {
+            // Whatever its copy has: it is not the source of a join.
+            self.history.hit(side);
+        }
         node.life += 1;
         node.unserved_since = self.now;
         let plan = node.medium.plan().expect("there is a record");
@@ -417,6 +427,7 @@ fn new_node(plan: &mut Plan, side: Side, images: &[Vec<u8>]) -> Node {
         freeze_in_turn: None,
         snapshot: None,
         stash: None,
+        slot_damaged: false,
         bad_places: [false; 2],
         slowness: 1,
         hung: None,
