@@ -101,6 +101,27 @@ name_type! {
     VolumeName
 }
 
+impl NodeName {
+    /// Its fixed field on disk and on the wire: padded with zeros.
+    pub fn to_field(&self) -> [u8; NAME_BYTES_MAX] {
+        let mut field = [0; NAME_BYTES_MAX];
+        field[..self.0.len()].copy_from_slice(self.0.as_bytes());
+        field
+    }
+
+    /// Reads such a field; one of zeros is no name.
+    ///
+    /// # Errors
+    /// It is neither a name nor none.
+    pub fn from_field(field: &[u8; NAME_BYTES_MAX]) -> Result<Option<Self>, NameError> {
+        if field.iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        let end = field.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        String::from_utf8_lossy(&field[..end]).parse().map(Some)
+    }
+}
+
 macro_rules! uuid_type {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -213,6 +234,14 @@ uuid_type! {
     /// A witness vote (PROTOCOL 2.2 `wtok`).
     WitnessToken
 }
+uuid_type! {
+    /// One run of a witness process (PROTOCOL 2.9.1 `run_id`): its tokens are known in no other.
+    WitnessRun
+}
+uuid_type! {
+    /// Names the wish for a token, so that one that is repeated makes no second (PROTOCOL 2.9.1).
+    TokenNonce
+}
 
 /// A session: one continuous mirrored period; strictly increasing. 0 = before the first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -262,6 +291,20 @@ mod tests {
         assert_eq!("-a".parse::<NodeName>(), Err(NameError::Character('-')));
         assert_eq!("a/b".parse::<NodeName>(), Err(NameError::Character('/')));
         assert_eq!("x".repeat(33).parse::<NodeName>(), Err(NameError::TooLong(33)));
+    }
+
+    #[test]
+    fn a_name_fills_its_field_with_zeros_and_nothing_else_reads_as_one() {
+        for text in ["a", &"x".repeat(NAME_BYTES_MAX)] {
+            let name: NodeName = text.parse().expect("a name");
+            assert_eq!(NodeName::from_field(&name.to_field()), Ok(Some(name)));
+        }
+        assert_eq!(NodeName::from_field(&[0; NAME_BYTES_MAX]), Ok(None));
+        for start in [&b"a\0b"[..], b"\0a", b"a ", b"\xff"] {
+            let mut field = [0; NAME_BYTES_MAX];
+            field[..start.len()].copy_from_slice(start);
+            assert!(NodeName::from_field(&field).is_err(), "{start:?}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! depends on no other crate of the workspace.
 #![forbid(unsafe_code)]
 
+pub mod body;
 pub mod frame;
 pub mod identity;
 pub mod ids;

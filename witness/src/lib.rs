@@ -1,3 +1,5 @@
-//! The arbiter on a third site. Nothing of it is built yet: until it is, nobody serves while the
-//! pair is not whole.
+//! The arbiter on a third site. Of it there is only what a node and a witness say to each other:
+//! until the rest is built, nobody serves while the pair is not whole.
 #![forbid(unsafe_code)]
+
+pub mod wire;

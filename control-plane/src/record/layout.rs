@@ -1,7 +1,9 @@
 //! The bytes of a record: 4096 of them, version first, CRC-32C last (`docs/ONDISK.md`).
 
-use base::ids::WitnessToken;
-use base::ids::{BootId, Generation, Incarnation, MachineId, NodeName, PairId, Session};
+use base::ids::{
+    BootId, Generation, Incarnation, MachineId, NAME_BYTES_MAX, NodeName, PairId, Session,
+    WitnessToken,
+};
 use base::limits::ANCESTORS_MAX;
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -17,7 +19,6 @@ pub const SLOT_DISTANCE: u64 = 64 << 10;
 pub const PLACE_BYTES: u64 = SLOT_DISTANCE + BLOCK_BYTES as u64;
 
 const MAGIC: [u8; 4] = *b"STRR";
-const NAME_BYTES: usize = 32;
 
 /// What this program writes, as a number.
 pub const VERSION: u32 = RecordVersion::First as u32;
@@ -59,11 +60,11 @@ struct RawRecord {
     start_seq: U64,
     config_seq: U64,
     pair_id: [u8; 16],
-    node: [u8; NAME_BYTES],
+    node: [u8; NAME_BYTES_MAX],
     volumes_digest: [u8; 16],
     session: U64,
     votes: [RawVote; 2],
-    witness: [u8; NAME_BYTES],
+    witness: [u8; NAME_BYTES_MAX],
     witness_token: [u8; 16],
     flags: RawFlags,
     state: u8,
@@ -81,7 +82,7 @@ struct RawRecord {
     solo_io_count: U64,
     grant_ttl_max_ms: U32,
     drift_ppm: U32,
-    preferred: [u8; NAME_BYTES],
+    preferred: [u8; NAME_BYTES_MAX],
     ancestors: [[u8; 16]; ANCESTORS_MAX],
     reserved: [u8; RESERVED_BYTES],
     crc: U32,
@@ -124,29 +125,11 @@ pub enum LayoutError {
     },
 }
 
-/// A name in 32 bytes, padded with zeros.
-pub(crate) fn name_bytes(name: Option<&NodeName>) -> [u8; NAME_BYTES] {
-    let mut bytes = [0; NAME_BYTES];
-    if let Some(name) = name {
-        let text = name.as_str().as_bytes();
-        bytes[..text.len()].copy_from_slice(text);
-    }
-    bytes
-}
-
-/// The name in 32 padded bytes; `None` inside if there is none.
-pub(crate) fn name_from(
-    bytes: &[u8; NAME_BYTES],
+fn name_from(
+    bytes: &[u8; NAME_BYTES_MAX],
     field: &'static str,
 ) -> Result<Option<NodeName>, LayoutError> {
-    let end = bytes.iter().position(|b| *b == 0).unwrap_or(NAME_BYTES);
-    if end == 0 && bytes.iter().all(|b| *b == 0) {
-        return Ok(None);
-    }
-    let padded = bytes[end..].iter().all(|b| *b == 0);
-    let text = std::str::from_utf8(&bytes[..end]).ok().filter(|_| padded);
-    let name = text.and_then(|text| text.parse().ok());
-    name.map(Some).ok_or(LayoutError::Field { field })
+    NodeName::from_field(bytes).map_err(|_| LayoutError::Field { field })
 }
 
 fn flag(byte: u8, field: &'static str) -> Result<bool, LayoutError> {
@@ -221,7 +204,7 @@ impl NodeRecord {
             start_seq: self.start_seq.into(),
             config_seq: self.config_seq.into(),
             pair_id: self.pair_id.0,
-            node: name_bytes(Some(&self.node)),
+            node: self.node.to_field(),
             volumes_digest: self.volumes_digest,
             session: self.session.0.into(),
             votes: self.votes.map(|vote| RawVote {
@@ -229,7 +212,7 @@ impl NodeRecord {
                 held: vote.held.into(),
                 reserved: [0; 7],
             }),
-            witness: name_bytes(token.map(|t| &t.witness)),
+            witness: token.map_or([0; NAME_BYTES_MAX], |t| t.witness.to_field()),
             witness_token: token.map_or([0; 16], |t| t.token.0),
             flags: self.raw_flags(),
             state: state_number(self.state),
@@ -247,7 +230,7 @@ impl NodeRecord {
             solo_io_count: self.solo_io_count.into(),
             grant_ttl_max_ms: self.grant_ttl_max_ms.into(),
             drift_ppm: self.drift_ppm.into(),
-            preferred: name_bytes(self.preferred.as_ref()),
+            preferred: self.preferred.as_ref().map_or([0; NAME_BYTES_MAX], NodeName::to_field),
             ancestors,
             reserved: [0; RESERVED_BYTES],
             crc: 0.into(),

@@ -1,8 +1,10 @@
 //! The bytes of control messages; one fixed part each, then what it counts.
 
+use base::body::Body;
 use base::frame::{FrameError, HEADER_BYTES, Header};
 use base::ids::{
-    ConnNonce, DiskId, Generation, Incarnation, MachineId, PairId, Session, VolumeId, VolumeIndex,
+    ConnNonce, DiskId, Generation, Incarnation, MachineId, NodeName, PairId, Session, VolumeId,
+    VolumeIndex,
 };
 use base::limits::{ANCESTORS_MAX, VOLUME_SIZE_MAX, VOLUMES_MAX};
 use datapath::port::Scope;
@@ -11,7 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{ControlMessage, Heartbeat, Hello, TEXT_BYTES_MAX, VolumeHello};
 use crate::record::Continuity;
-use crate::record::layout::{name_bytes, name_from, source_of, state_from, state_number};
+use crate::record::layout::{source_of, state_from, state_number};
 use crate::state_word::StateWord;
 
 /// Message kinds on control connections; never used again for something else.
@@ -237,7 +239,7 @@ impl ControlMessage {
     /// # Errors
     /// An unknown kind, or a body that does not fit its kind.
     pub fn decode(header: &Header, body: &[u8]) -> Result<Self, FrameError> {
-        let mut body = Body { kind: header.kind, rest: body };
+        let mut body = Body::new(header.kind, body);
         if header.payload_bytes != 0 {
             return Err(body.error("a control frame has no payload"));
         }
@@ -262,50 +264,8 @@ impl ControlMessage {
             kind::DATA_BIND => read_data_bind(&mut body, header.conn_nonce)?,
             kind => return Err(FrameError::Kind { kind }),
         };
-        if body.rest.is_empty() { Ok(message) } else { Err(body.error("it is too long")) }
-    }
-}
-
-/// What is left to read of a body.
-struct Body<'a> {
-    kind: u16,
-    rest: &'a [u8],
-}
-
-impl<'a> Body<'a> {
-    const fn error(&self, what: &'static str) -> FrameError {
-        FrameError::Body { kind: self.kind, what }
-    }
-
-    fn take<T: FromBytes + KnownLayout + Immutable + Unaligned>(
-        &mut self,
-    ) -> Result<&'a T, FrameError> {
-        let (value, rest) =
-            T::ref_from_prefix(self.rest).map_err(|_| self.error("it is too short"))?;
-        self.rest = rest;
-        Ok(value)
-    }
-
-    fn take_bytes(&mut self, count: usize) -> Result<&'a [u8], FrameError> {
-        let split = self.rest.split_at_checked(count);
-        let (bytes, rest) = split.ok_or(self.error("it is too short"))?;
-        self.rest = rest;
-        Ok(bytes)
-    }
-
-    fn flag(&self, byte: u8) -> Result<bool, FrameError> {
-        match byte {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(self.error("a flag is neither 0 nor 1")),
-        }
-    }
-
-    fn zero(&self, reserved: &[u8]) -> Result<(), FrameError> {
-        if reserved.iter().all(|b| *b == 0) {
-            return Ok(());
-        }
-        Err(self.error("reserved bytes are not zero"))
+        body.end()?;
+        Ok(message)
     }
 }
 
@@ -316,7 +276,7 @@ fn hello_body(hello: &Hello) -> Vec<u8> {
     let count = |n: usize| U16::new(u16::try_from(n).expect("bounded above"));
     let raw = RawHello {
         pair_id: hello.pair_id.0,
-        node: name_bytes(Some(&hello.node)),
+        node: hello.node.to_field(),
         incarnation: hello.incarnation.0,
         machine_id: hello.machine_id.0,
         session_seen: hello.session_seen.0.into(),
@@ -380,7 +340,7 @@ fn read_hello(body: &mut Body<'_>, session: Session) -> Result<Hello, FrameError
     }
     let source_session = Session(raw.source_session.get());
     let state = state_from(raw.state, Generation(raw.source_generation), source_session);
-    let node = name_from(&raw.node, "node").ok().flatten();
+    let node = NodeName::from_field(&raw.node).ok().flatten();
     Ok(Hello {
         pair_id: PairId(raw.pair_id),
         node: node.ok_or(body.error("the node's name is not one"))?,

@@ -1,0 +1,300 @@
+//! The bytes of requests and answers; one fixed part each, then what it counts.
+
+use base::body::Body;
+use base::frame::{FrameError, HEADER_BYTES, Header};
+use base::ids::{
+    ConnNonce, Generation, NAME_BYTES_MAX, NodeName, PairId, Session, TokenNonce, WitnessRun,
+    WitnessToken,
+};
+use zerocopy::byteorder::little_endian::{U16, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{Answer, NOTES_MAX, Note, Question, Reply, Request, TokenState, Verdict};
+
+/// Message kinds on a witness's connections; never used again for something else.
+mod kind {
+    pub(super) const CREATE: u16 = 0x300;
+    pub(super) const CREATED: u16 = 0x301;
+    pub(super) const PING: u16 = 0x302;
+    pub(super) const PONG: u16 = 0x303;
+    pub(super) const CLAIM: u16 = 0x304;
+    pub(super) const VERDICT: u16 = 0x305;
+    pub(super) const NOTE: u16 = 0x306;
+    pub(super) const NOTED: u16 = 0x307;
+    pub(super) const WHO: u16 = 0x308;
+    pub(super) const JOURNAL: u16 = 0x309;
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawRequest {
+    id: U64,
+    pair_id: [u8; 16],
+    run: [u8; 16],
+    seen_counter: U64,
+}
+const _: () = assert!(size_of::<RawRequest>() == 48);
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawAnswer {
+    id: U64,
+    run: [u8; 16],
+    counter: U64,
+}
+const _: () = assert!(size_of::<RawAnswer>() == 32);
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawNote {
+    session: U64,
+    generation: [u8; 16],
+    winner: [u8; NAME_BYTES_MAX],
+    forced: u8,
+    reserved: [u8; 7],
+}
+const _: () = assert!(size_of::<RawNote>() == 64);
+
+/// 0 unknown, 1 open or won, 2 decided or lost; then the node.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawOutcome {
+    outcome: u8,
+    reserved: [u8; 7],
+    winner: [u8; NAME_BYTES_MAX],
+}
+const _: () = assert!(size_of::<RawOutcome>() == 40);
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawCount {
+    count: U16,
+    reserved: [u8; 6],
+}
+const _: () = assert!(size_of::<RawCount>() == 8);
+
+impl Request {
+    /// Its number.
+    pub const fn kind(&self) -> u16 {
+        match self.question {
+            Question::Create { .. } => kind::CREATE,
+            Question::Ping { .. } => kind::PING,
+            Question::Claim { .. } => kind::CLAIM,
+            Question::Note(_) => kind::NOTE,
+            Question::Who => kind::WHO,
+        }
+    }
+
+    /// The whole frame: envelope and body.
+    pub fn encode(&self, conn_nonce: ConnNonce, sequence: u64) -> Vec<u8> {
+        let raw = RawRequest {
+            id: self.id.into(),
+            pair_id: self.pair_id.0,
+            run: self.run.0,
+            seen_counter: self.seen_counter.into(),
+        };
+        let mut body = raw.as_bytes().to_vec();
+        match &self.question {
+            Question::Create { nonce } => body.extend_from_slice(&nonce.0),
+            Question::Ping { token } | Question::Claim { token } => {
+                body.extend_from_slice(&token.0);
+            }
+            Question::Note(note) => body.extend_from_slice(raw_note(note).as_bytes()),
+            Question::Who => {}
+        }
+        frame(self.kind(), conn_nonce, sequence, &body)
+    }
+
+    /// Reads a body whose envelope was checked.
+    ///
+    /// # Errors
+    /// Not a request, or a body that does not fit its kind.
+    pub fn decode(header: &Header, body: &[u8]) -> Result<Self, FrameError> {
+        let mut body = open(header, body)?;
+        let kind = header.kind;
+        if !matches!(kind, kind::CREATE | kind::PING | kind::CLAIM | kind::NOTE | kind::WHO) {
+            return Err(FrameError::Kind { kind });
+        }
+        let raw: &RawRequest = body.take()?;
+        let question = match kind {
+            kind::CREATE => Question::Create { nonce: TokenNonce(*body.take()?) },
+            kind::PING => Question::Ping { token: WitnessToken(*body.take()?) },
+            kind::CLAIM => Question::Claim { token: WitnessToken(*body.take()?) },
+            kind::NOTE => Question::Note(read_note(&mut body)?),
+            _ => Question::Who,
+        };
+        body.end()?;
+        Ok(Self {
+            id: raw.id.get(),
+            pair_id: PairId(raw.pair_id),
+            run: WitnessRun(raw.run),
+            seen_counter: raw.seen_counter.get(),
+            question,
+        })
+    }
+}
+
+impl Answer {
+    /// Its number.
+    pub const fn kind(&self) -> u16 {
+        match self.reply {
+            Reply::Created { .. } => kind::CREATED,
+            Reply::Pong(_) => kind::PONG,
+            Reply::Verdict(_) => kind::VERDICT,
+            Reply::Noted => kind::NOTED,
+            Reply::Journal(_) => kind::JOURNAL,
+        }
+    }
+
+    /// The whole frame: envelope and body.
+    pub fn encode(&self, conn_nonce: ConnNonce, sequence: u64) -> Vec<u8> {
+        let raw = RawAnswer { id: self.id.into(), run: self.run.0, counter: self.counter.into() };
+        let mut body = raw.as_bytes().to_vec();
+        match &self.reply {
+            Reply::Created { token } => body.extend_from_slice(&token.0),
+            Reply::Pong(state) => body.extend_from_slice(raw_token_state(state).as_bytes()),
+            Reply::Verdict(verdict) => body.extend_from_slice(raw_verdict(verdict).as_bytes()),
+            Reply::Noted => {}
+            Reply::Journal(notes) => {
+                assert!(notes.len() <= NOTES_MAX, "a journal's answer is bounded");
+                let count = u16::try_from(notes.len()).expect("bounded above").into();
+                body.extend_from_slice(RawCount { count, reserved: [0; 6] }.as_bytes());
+                notes.iter().for_each(|note| body.extend_from_slice(raw_note(note).as_bytes()));
+            }
+        }
+        frame(self.kind(), conn_nonce, sequence, &body)
+    }
+
+    /// Reads a body whose envelope was checked.
+    ///
+    /// # Errors
+    /// Not an answer, or a body that does not fit its kind.
+    pub fn decode(header: &Header, body: &[u8]) -> Result<Self, FrameError> {
+        let mut body = open(header, body)?;
+        let kind = header.kind;
+        let answers = [kind::CREATED, kind::PONG, kind::VERDICT, kind::NOTED, kind::JOURNAL];
+        if !answers.contains(&kind) {
+            return Err(FrameError::Kind { kind });
+        }
+        let raw: &RawAnswer = body.take()?;
+        let reply = match kind {
+            kind::CREATED => Reply::Created { token: WitnessToken(*body.take()?) },
+            kind::PONG => Reply::Pong(read_token_state(&mut body)?),
+            kind::VERDICT => Reply::Verdict(read_verdict(&mut body)?),
+            kind::NOTED => Reply::Noted,
+            _ => Reply::Journal(read_journal(&mut body)?),
+        };
+        body.end()?;
+        let (id, counter) = (raw.id.get(), raw.counter.get());
+        Ok(Self { id, run: WitnessRun(raw.run), counter, reply })
+    }
+}
+
+fn frame(kind: u16, conn_nonce: ConnNonce, sequence: u64, body: &[u8]) -> Vec<u8> {
+    let header = Header {
+        kind,
+        body_bytes: u32::try_from(body.len()).expect("bodies are bounded"),
+        payload_bytes: 0,
+        session: Session(0),
+        conn_nonce,
+        sequence,
+    };
+    let mut frame = Vec::with_capacity(HEADER_BYTES + body.len());
+    frame.extend_from_slice(&header.encode());
+    frame.extend_from_slice(body);
+    frame
+}
+
+fn open<'a>(header: &Header, body: &'a [u8]) -> Result<Body<'a>, FrameError> {
+    let body = Body::new(header.kind, body);
+    if header.payload_bytes != 0 {
+        return Err(body.error("a witness frame has no payload"));
+    }
+    if header.session != Session(0) {
+        return Err(body.error("a witness frame is of no session"));
+    }
+    Ok(body)
+}
+
+fn raw_note(note: &Note) -> RawNote {
+    RawNote {
+        session: note.session.0.into(),
+        generation: note.generation.0,
+        winner: note.winner.to_field(),
+        forced: note.forced.into(),
+        reserved: [0; 7],
+    }
+}
+
+fn read_note(body: &mut Body<'_>) -> Result<Note, FrameError> {
+    let raw: &RawNote = body.take()?;
+    body.zero(&raw.reserved)?;
+    Ok(Note {
+        session: Session(raw.session.get()),
+        generation: Generation(raw.generation),
+        winner: read_name(body, &raw.winner)?.ok_or(body.error("a note names no node"))?,
+        forced: body.flag(raw.forced)?,
+    })
+}
+
+fn read_journal(body: &mut Body<'_>) -> Result<Vec<Note>, FrameError> {
+    let raw: &RawCount = body.take()?;
+    body.zero(&raw.reserved)?;
+    let count = usize::from(raw.count.get());
+    if count > NOTES_MAX {
+        return Err(body.error("it counts too many notes"));
+    }
+    (0..count).map(|_| read_note(body)).collect()
+}
+
+fn raw_outcome(outcome: u8, winner: Option<&NodeName>) -> RawOutcome {
+    let winner = winner.map_or([0; NAME_BYTES_MAX], NodeName::to_field);
+    RawOutcome { outcome, reserved: [0; 7], winner }
+}
+
+fn raw_token_state(state: &TokenState) -> RawOutcome {
+    match state {
+        TokenState::Unknown => raw_outcome(0, None),
+        TokenState::Open => raw_outcome(1, None),
+        TokenState::Decided(winner) => raw_outcome(2, Some(winner)),
+    }
+}
+
+fn raw_verdict(verdict: &Verdict) -> RawOutcome {
+    match verdict {
+        Verdict::Unknown => raw_outcome(0, None),
+        Verdict::Won => raw_outcome(1, None),
+        Verdict::Lost { winner } => raw_outcome(2, Some(winner)),
+    }
+}
+
+fn read_outcome(body: &mut Body<'_>) -> Result<(u8, Option<NodeName>), FrameError> {
+    let raw: &RawOutcome = body.take()?;
+    body.zero(&raw.reserved)?;
+    Ok((raw.outcome, read_name(body, &raw.winner)?))
+}
+
+fn read_token_state(body: &mut Body<'_>) -> Result<TokenState, FrameError> {
+    match read_outcome(body)? {
+        (0, None) => Ok(TokenState::Unknown),
+        (1, None) => Ok(TokenState::Open),
+        (2, Some(winner)) => Ok(TokenState::Decided(winner)),
+        _ => Err(body.error("it says no state of a token")),
+    }
+}
+
+fn read_verdict(body: &mut Body<'_>) -> Result<Verdict, FrameError> {
+    match read_outcome(body)? {
+        (0, None) => Ok(Verdict::Unknown),
+        (1, None) => Ok(Verdict::Won),
+        (2, Some(winner)) => Ok(Verdict::Lost { winner }),
+        _ => Err(body.error("it says no verdict")),
+    }
+}
+
+fn read_name(
+    body: &Body<'_>,
+    field: &[u8; NAME_BYTES_MAX],
+) -> Result<Option<NodeName>, FrameError> {
+    NodeName::from_field(field).map_err(|_| body.error("a node's name is not one"))
+}
