@@ -165,6 +165,22 @@ impl Header {
     }
 }
 
+/// A whole frame without payload: envelope and body.
+pub fn frame_of(
+    kind: u16,
+    session: Session,
+    conn_nonce: ConnNonce,
+    sequence: u64,
+    body: &[u8],
+) -> Vec<u8> {
+    let body_bytes = u32::try_from(body.len()).expect("bodies are bounded");
+    let header = Header { kind, body_bytes, payload_bytes: 0, session, conn_nonce, sequence };
+    let mut frame = Vec::with_capacity(HEADER_BYTES + body.len());
+    frame.extend_from_slice(&header.encode());
+    frame.extend_from_slice(body);
+    frame
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

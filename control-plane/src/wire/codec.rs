@@ -1,7 +1,7 @@
 //! The bytes of control messages; one fixed part each, then what it counts.
 
 use base::body::Body;
-use base::frame::{FrameError, HEADER_BYTES, Header};
+use base::frame::{FrameError, Header, frame_of};
 use base::ids::{
     ConnNonce, DiskId, Generation, Incarnation, MachineId, NodeName, PairId, Session, VolumeId,
     VolumeIndex,
@@ -186,19 +186,7 @@ impl ControlMessage {
 
     /// The whole frame: envelope and body.
     pub fn encode(&self, conn_nonce: ConnNonce, sequence: u64) -> Vec<u8> {
-        let body = self.body();
-        let header = Header {
-            kind: self.kind(),
-            body_bytes: u32::try_from(body.len()).expect("bodies are bounded"),
-            payload_bytes: 0,
-            session: self.session(),
-            conn_nonce,
-            sequence,
-        };
-        let mut frame = Vec::with_capacity(HEADER_BYTES + body.len());
-        frame.extend_from_slice(&header.encode());
-        frame.extend_from_slice(&body);
-        frame
+        frame_of(self.kind(), self.session(), conn_nonce, sequence, &self.body())
     }
 
     fn body(&self) -> Vec<u8> {

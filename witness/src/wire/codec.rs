@@ -1,7 +1,7 @@
 //! The bytes of requests and answers; one fixed part each, then what it counts.
 
 use base::body::Body;
-use base::frame::{FrameError, HEADER_BYTES, Header};
+use base::frame::{FrameError, Header, frame_of};
 use base::ids::{
     ConnNonce, Generation, NAME_BYTES_MAX, NodeName, PairId, Session, TokenNonce, WitnessRun,
     WitnessToken,
@@ -102,7 +102,7 @@ impl Request {
             Question::Note(note) => body.extend_from_slice(raw_note(note).as_bytes()),
             Question::Who => {}
         }
-        frame(self.kind(), conn_nonce, sequence, &body)
+        frame_of(self.kind(), Session(0), conn_nonce, sequence, &body)
     }
 
     /// Reads a body whose envelope was checked.
@@ -162,7 +162,7 @@ impl Answer {
                 notes.iter().for_each(|note| body.extend_from_slice(raw_note(note).as_bytes()));
             }
         }
-        frame(self.kind(), conn_nonce, sequence, &body)
+        frame_of(self.kind(), Session(0), conn_nonce, sequence, &body)
     }
 
     /// Reads a body whose envelope was checked.
@@ -188,21 +188,6 @@ impl Answer {
         let (id, counter) = (raw.id.get(), raw.counter.get());
         Ok(Self { id, run: WitnessRun(raw.run), counter, reply })
     }
-}
-
-fn frame(kind: u16, conn_nonce: ConnNonce, sequence: u64, body: &[u8]) -> Vec<u8> {
-    let header = Header {
-        kind,
-        body_bytes: u32::try_from(body.len()).expect("bodies are bounded"),
-        payload_bytes: 0,
-        session: Session(0),
-        conn_nonce,
-        sequence,
-    };
-    let mut frame = Vec::with_capacity(HEADER_BYTES + body.len());
-    frame.extend_from_slice(&header.encode());
-    frame.extend_from_slice(body);
-    frame
 }
 
 fn open<'a>(header: &Header, body: &'a [u8]) -> Result<Body<'a>, FrameError> {
