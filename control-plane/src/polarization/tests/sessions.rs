@@ -5,6 +5,7 @@ use base::time::Duration;
 use datapath::port::Scope;
 
 use super::world::{A, B, World};
+use crate::polarization::DurableStep;
 use crate::record::{Continuity, RecordState};
 use crate::state_word::StateWord;
 
@@ -41,6 +42,25 @@ fn the_durable_steps_of_a_first_start_have_the_order_of_protocol_2_2() {
     assert_eq!(b[3..5], ["header 0/0", "data"]);
     assert_eq!(b[5..8], ["stamp 1", "header 1/1", "record Ready"]);
     assert_eq!(b[8..], ["record Active", "header 1/1"]);
+}
+
+/// F0: the stamp was seen, and may never have reached the disk.
+#[test]
+fn a_stamp_that_is_ahead_of_its_header_is_written_again_before_the_header_is() {
+    let mut world = World::new(1, None, false);
+    world.start(A);
+    world.start(B);
+    let raises = |step: &DurableStep| matches!(step, DurableStep::WriteStamp(..));
+    while !world.nodes[A].job.as_ref().is_some_and(|(_, job)| job.iter().any(raises)) {
+        assert!(world.step(0), "the join goes on by itself");
+    }
+    world.kill(A, 1);
+    assert_eq!(world.nodes[A].steps.last().map(String::as_str), Some("stamp 1"));
+    world.nodes[A].steps.clear();
+    world.start(A);
+    world.run();
+    assert_eq!(world.nodes[A].steps[..3], ["record Virgin", "stamp 1", "header 1/0"]);
+    world.expect_active();
 }
 
 #[test]
