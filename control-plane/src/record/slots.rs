@@ -93,8 +93,11 @@ pub fn choose(places: &[PlaceRead; 2]) -> Option<Chosen> {
             amnesia.push(Amnesia::BadSlots);
         }
     }
-    let plan =
-        SlotPlan { next: [places[0].older_slot(), places[1].older_slot()], lost: [false, false] };
+    let plan = SlotPlan {
+        next: places.each_ref().map(PlaceRead::older_slot),
+        slots: places.each_ref().map(|read| if read.valid_count() == 0 { 2 } else { 1 }),
+        lost: [false, false],
+    };
     Some(Chosen { record: best.clone(), amnesia, plan })
 }
 
@@ -109,17 +112,20 @@ pub struct SlotWrite {
     pub single: bool,
 }
 
-/// Where records go while the node runs: to place 1, then place 2, each over its older slot; if a
-/// place fails, to both slots of the other.
+/// Where records go while the node runs: to place 1, then place 2, each over its older slot; to both
+/// slots of a place that held nothing, as a place with one good slot counts as damaged; if a place
+/// fails, to both slots of the other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SlotPlan {
     next: [usize; 2],
+    /// How many slots of each place the next record goes to.
+    slots: [usize; 2],
     lost: [bool; 2],
 }
 
 impl SlotPlan {
     /// After `stretch init` wrote slot 0 and then slot 1 of both places.
-    pub const FRESH: Self = Self { next: [0, 0], lost: [false, false] };
+    pub const FRESH: Self = Self { next: [0, 0], slots: [1, 1], lost: [false, false] };
 
     /// The writes of the next record, in order. Each must be durable before the next begins; the
     /// record counts when all are. With both places lost there is nothing to lose: both are tried
@@ -140,22 +146,27 @@ impl SlotPlan {
 
     fn writes(&self) -> Vec<SlotWrite> {
         match self.lost {
-            [false, false] => (0..2)
-                .map(|place| SlotWrite { place, slot: self.next[place], single: false })
-                .collect(),
-            [true, false] => self.both_slots(1),
-            [false, true] => self.both_slots(0),
+            [false, false] => (0..2).flat_map(|place| self.in_place(place)).collect(),
+            [true, false] => self.both_slots(1, true),
+            [false, true] => self.both_slots(0, true),
             [true, true] => Vec::new(),
         }
     }
 
-    fn both_slots(&self, place: usize) -> Vec<SlotWrite> {
+    fn in_place(&self, place: usize) -> Vec<SlotWrite> {
+        let mut writes = self.both_slots(place, false);
+        writes.truncate(self.slots[place]);
+        writes
+    }
+
+    fn both_slots(&self, place: usize, single: bool) -> Vec<SlotWrite> {
         let first = self.next[place];
-        [first, 1 - first].map(|slot| SlotWrite { place, slot, single: true }).to_vec()
+        [first, 1 - first].map(|slot| SlotWrite { place, slot, single }).to_vec()
     }
 
     /// A write is durable.
     pub fn written(&mut self, write: SlotWrite) {
         self.next[write.place] = 1 - write.slot;
+        self.slots[write.place] = 1;
     }
 }
