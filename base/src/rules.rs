@@ -54,6 +54,8 @@ pub enum Rule {
     RoundChecked,
     /// F0: continuity is durable and never recomputed away.
     ContinuityKept,
+    /// F0: a stamp that was seen is durable before a header says its round.
+    SeenStampWritten,
     /// Nothing-to-compare needs both records clean in the same session.
     CleanMeansBoth,
     /// A Target is never the source of a join.
@@ -75,7 +77,7 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule, for tests that break one after the other.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::OrderedBeforeApply,
         Self::LockUntilCommit,
         Self::RangeLocked,
@@ -100,6 +102,7 @@ impl Rule {
         Self::StampChecked,
         Self::RoundChecked,
         Self::ContinuityKept,
+        Self::SeenStampWritten,
         Self::CleanMeansBoth,
         Self::TargetNeverSource,
         Self::SourceByRecord,

@@ -150,8 +150,9 @@ impl Group {
         let start_seq = record.start_seq;
         job.record(record);
         // A stamp that is ahead of its header may be in memory only.
+        let rewrite = self.config.rules.hold(Rule::SeenStampWritten);
         for (volume, stamp) in self.volume_indexes().zip(self.start_stamps.clone()) {
-            stamp.into_iter().for_each(|stamp| job.stamp(volume, stamp));
+            stamp.into_iter().filter(|_| rewrite).for_each(|stamp| job.stamp(volume, stamp));
         }
         for volume in self.volume_indexes() {
             let header = VolumeHeader { start_seq, ..*self.header(volume) };

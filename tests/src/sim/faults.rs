@@ -64,6 +64,8 @@ pub enum FaultKind {
     CrashInStop,
     /// A crash between two durable steps.
     CrashInSteps,
+    /// Likewise, and power loss soon after the process was started again.
+    CrashInStepsThenPower,
     /// A crash while the copies are made equal.
     CrashInCopy,
     /// The source and then the target lose power while the copies are made equal.
@@ -108,7 +110,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them with how often each is drawn.
-    pub const WEIGHTS: [(Self, u32); 45] = [
+    pub const WEIGHTS: [(Self, u32); 46] = [
         (Self::CutBoth, 6),
         (Self::CutOneWay, 4),
         (Self::Flap, 3),
@@ -134,6 +136,7 @@ impl FaultKind {
         (Self::StopBoth, 3),
         (Self::CrashInStop, 3),
         (Self::CrashInSteps, 5),
+        (Self::CrashInStepsThenPower, 4),
         (Self::CrashInCopy, 5),
         (Self::PowerInCopy, 4),
         (Self::BlankImage, 3),
@@ -334,6 +337,7 @@ fn expand(kind: FaultKind, rng: &mut ChaCha8Rng, steps: &mut Vec<(Duration, Step
         | FaultKind::StopBoth
         | FaultKind::CrashInStop
         | FaultKind::CrashInSteps
+        | FaultKind::CrashInStepsThenPower
         | FaultKind::CrashInCopy
         | FaultKind::PowerInCopy => expand_steps(kind, rng, x, steps),
         FaultKind::BlankImage
@@ -573,6 +577,18 @@ fn expand_steps(kind: FaultKind, rng: &mut ChaCha8Rng, x: Side, steps: &mut Vec<
             let trigger = Trigger::Durable(side, rng.random_range(0..8));
             steps.push((now, Step::Arm(trigger, vec![(now, step)])));
             steps.push((now, Step::Stop(x)));
+        }
+        FaultKind::CrashInStepsThenPower => {
+            let side = rng.random_range(0..2);
+            let after = vec![
+                (now, Step::Kill(side)),
+                (millis(rng, 1, 5), Step::Start(side)),
+                (millis(rng, 2, 60), Step::Power(side)),
+            ];
+            // The source's rounds are raised early in a join.
+            let trigger = Trigger::Durable(side, rng.random_range(0..5));
+            steps.push((now, Step::Arm(trigger, after)));
+            steps.push((now, Step::Reset { control: true, data: true }));
         }
         FaultKind::CrashInSteps => {
             let side = rng.random_range(0..2);

@@ -44,7 +44,7 @@ pub(super) struct Node {
     pub(super) snapshot: Option<Folder>,
     /// What was there before something was replaced, since the last session.
     pub(super) stash: Option<Folder>,
-    /// A slot of its record was damaged since the run began.
+    /// A slot of its record was damaged since the run began, or torn in the only place left.
     pub(super) slot_damaged: bool,
     /// Which places of the record cannot be written.
     pub(super) bad_places: [bool; 2],

@@ -19,7 +19,7 @@ use super::faults::{Step, Trigger};
 use super::finding::{Finding, FindingKind};
 use super::history::History;
 use super::hosts::{Host, stamped};
-use super::medium::{Machine, Medium};
+use super::medium::{Machine, Medium, MediumWrite};
 use super::net::Conn;
 use super::plan::{END_AT, HEAL_AT, Plan, bytes};
 use super::process::{Node, Process, VolumeThread};
@@ -359,6 +359,8 @@ impl World {
             .and_then(|job| job.parts.pop_front())
         {
             node.medium.tear(&write, &mut self.rng);
+            // With one place left a torn slot is damage (PROTOCOL 2.2).
+            node.slot_damaged |= matches!(write, MediumWrite::Record { to, .. } if to.single);
         }
         self.end_process(side, true);
         let node = &mut self.nodes[side];
