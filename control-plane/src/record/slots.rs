@@ -93,7 +93,9 @@ pub fn choose(places: &[PlaceRead; 2]) -> Option<Chosen> {
             amnesia.push(Amnesia::BadSlots);
         }
     }
+    let worse = usize::from(places[1].valid_count() < places[0].valid_count());
     let plan = SlotPlan {
+        first: if best.single { 1 - holder } else { worse },
         next: places.each_ref().map(PlaceRead::older_slot),
         slots: places.each_ref().map(|read| if read.valid_count() == 0 { 2 } else { 1 }),
         lost: [false, false],
@@ -112,11 +114,14 @@ pub struct SlotWrite {
     pub single: bool,
 }
 
-/// Where records go while the node runs: to place 1, then place 2, each over its older slot; to both
-/// slots of a place that held nothing, as a place with one good slot counts as damaged; if a place
-/// fails, to both slots of the other.
+/// Where records go while the node runs: to one place, then to the other, each over its older slot; to
+/// both slots of a place that held nothing, as a place with one good slot counts as damaged; if a
+/// place fails, to both slots of the other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SlotPlan {
+    /// The place that has a bad slot, or was lost: were the other one written first, a crash there
+    /// would leave no place whole.
+    first: usize,
     next: [usize; 2],
     /// How many slots of each place the next record goes to.
     slots: [usize; 2],
@@ -125,7 +130,7 @@ pub struct SlotPlan {
 
 impl SlotPlan {
     /// After `stretch init` wrote slot 0 and then slot 1 of both places.
-    pub const FRESH: Self = Self { next: [0, 0], slots: [1, 1], lost: [false, false] };
+    pub const FRESH: Self = Self { first: 0, next: [0, 0], slots: [1, 1], lost: [false, false] };
 
     /// The writes of the next record, in order. Each must be durable before the next begins; the
     /// record counts when all are. With both places lost there is nothing to lose: both are tried
@@ -146,7 +151,9 @@ impl SlotPlan {
 
     fn writes(&self) -> Vec<SlotWrite> {
         match self.lost {
-            [false, false] => (0..2).flat_map(|place| self.in_place(place)).collect(),
+            [false, false] => {
+                [self.first, 1 - self.first].map(|place| self.in_place(place)).concat()
+            }
             [true, false] => self.both_slots(1, true),
             [false, true] => self.both_slots(0, true),
             [true, true] => Vec::new(),
@@ -168,5 +175,8 @@ impl SlotPlan {
     pub fn written(&mut self, write: SlotWrite) {
         self.next[write.place] = 1 - write.slot;
         self.slots[write.place] = 1;
+        if write.place != self.first {
+            self.first = 0;
+        }
     }
 }

@@ -328,6 +328,35 @@ fn a_place_that_was_made_again_survives_a_crash_after_the_first_record() {
     crash_at_any_write([[3, 2], [3, 3]], 4);
 }
 
+#[test]
+fn two_crashes_in_a_row_are_survived() {
+    // The first tore a slot of place 2; the start after it is cut off in its first write.
+    let first = choose(&[place("4 3"), place("x 3")]).expect("a record");
+    assert!(first.amnesia.is_empty());
+    let write = first.plan.clone().begin()[0];
+    assert_eq!((write.place, write.slot), (1, 0), "the bad slot is mended first");
+    let mut plan = first.plan;
+    plan.begin().into_iter().for_each(|write| plan.written(write));
+    assert_eq!(plan.begin()[0].place, 0, "then the order is the usual one");
+    for torn in ["4 3", "4 x"] {
+        let second = choose(&[place(torn), place("5 3")]).expect("a record");
+        assert!(second.amnesia.is_empty(), "{torn}");
+        assert_eq!(second.record.record_seq, 5);
+    }
+}
+
+#[test]
+fn a_place_that_works_again_is_written_before_the_one_that_was_left() {
+    let start = choose(&[place("6s 6s"), place("1 2")]).expect("a record");
+    let mut plan = start.plan;
+    let first = plan.begin()[0];
+    assert_eq!((first.place, first.slot), (1, 0));
+    plan.written(first);
+    // A crash in the second write.
+    let torn = choose(&[place("x 6s"), place("7 2")]).expect("a record");
+    assert!(torn.amnesia.is_empty(), "{:?}", torn.amnesia);
+}
+
 fn crash_at_any_write(mut places: [[u64; 2]; 2], first: u64) {
     // Whatever slot is torn, and whichever place is lost afterwards: the newest whole record is
     // found, and never an older one without amnesia.
