@@ -77,6 +77,15 @@ pub enum VolumeCommand {
         /// Unit of range locks: the larger of both nodes' units of direct I/O, in bytes (W9).
         granule_bytes: u32,
     },
+    /// Serve alone: the record says so and everything of the session that was left is quiet. Own
+    /// writes of it that were not answered are applied and answered, then what is held is admitted
+    /// while the gate of this session is open. Answered by `Entered`.
+    EnterSolo {
+        /// The session whose votes this node holds.
+        session: Session,
+        /// Unit of this node's direct I/O, in bytes (W9).
+        granule_bytes: u32,
+    },
     /// Leave the session: no further ACK, APPLIED, COMMIT or reply of it. Answered at once by
     /// `Left` and by `Quiet` when everything submitted has completed (W7). Requests are held.
     Leave {

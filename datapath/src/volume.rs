@@ -11,8 +11,8 @@
 //! Not here: its life at the group's word (`life`), the order of writes (`order`), the comparison
 //! (`compare`), who serves (the group).
 //!
-//! The life of a volume: idle, then for each session Prepare, Compare, Enter, (Drain,) Leave. A
-//! turn of the shell: every event since the last one, then `settle` with one sample of clock and
+//! The life of a volume: idle, then for each session Prepare, Compare, Enter, (Drain,) Leave; alone
+//! EnterSolo instead of the first three. A turn of the shell: every event since the last one, then `settle` with one sample of clock and
 //! gate, then the actions; again until nothing is left to do.
 
 mod life;
@@ -72,7 +72,7 @@ enum Phase {
     Preparing(Session, Option<Rewrite>),
     /// The copies are being made equal.
     Comparing(Compare),
-    /// In a session.
+    /// In a session, or alone.
     Active(Box<Mirror>),
 }
 
@@ -240,7 +240,7 @@ impl Volume {
             let SessionInfo { session, conn_nonce, .. } = mirror.info();
             assert_eq!(
                 self.current,
-                Some((session, conn_nonce)),
+                conn_nonce.map(|conn_nonce| (session, conn_nonce)),
                 "G1: only messages of the session under way count"
             );
         }

@@ -16,6 +16,9 @@ use datapath::storage::{IoCompletion, IoDone, IoFault, IoId, IoOperation};
 use datapath::volume::{Volume, VolumeConfig};
 use datapath::wire::{DataMessage, Incoming};
 
+#[path = "volume/alone.rs"]
+mod alone;
+
 const NONCE: ConnNonce = ConnNonce([7; 16]);
 const SESSION: Session = Session(5);
 const SIZE: u64 = 1 << 20;

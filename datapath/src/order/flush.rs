@@ -1,8 +1,8 @@
-//! FLUSH on both nodes (PROTOCOL 2.7): the requests of one turn share one flush; those that come
-//! while it is under way share the next.
+//! FLUSH on both nodes, alone on this one (PROTOCOL 2.7): the requests of one turn share one flush;
+//! those that come while it is under way share the next.
 //!
 //! Invariants: P1 a FLUSH is answered when both nodes have made everything acknowledged before it
-//! durable.
+//! durable; what was begun alone needs this node only.
 
 use base::request::{Completion, RequestId};
 use base::rules::{Rule, Rules};
@@ -25,6 +25,8 @@ struct Running {
     requests: Vec<Asked>,
     here: Option<Instant>,
     there: Option<Instant>,
+    /// It was sent to the peer, whose half counts.
+    on_both: bool,
     since: Instant,
     /// How much longer than T_io it may take.
     patience: Duration,
@@ -44,12 +46,13 @@ impl Flushes {
         self.waiting.push(Asked { request, at });
     }
 
-    /// Starts the next flush if none is under way; whether it did.
+    /// Starts the next flush, at the peer as well if `on_both`, if none is under way; whether it
+    /// did.
     pub(super) fn start(
         &mut self,
         now: Instant,
         patience: Duration,
-        rules: Rules,
+        (on_both, rules): (bool, Rules),
         out: &mut Outbox,
     ) -> bool {
         if self.running.is_some() || self.waiting.is_empty() {
@@ -57,11 +60,14 @@ impl Flushes {
         }
         let id = self.next_id;
         self.next_id += 1;
-        out.send(DataMessage::Flush { id });
+        if on_both {
+            out.send(DataMessage::Flush { id });
+        }
         out.submit(IoUse::LocalFlush, IoOperation::Flush);
-        let there = (!rules.hold(Rule::FlushBoth)).then_some(now);
+        let there = (on_both && !rules.hold(Rule::FlushBoth)).then_some(now);
         let requests = std::mem::take(&mut self.waiting);
-        self.running = Some(Running { id, requests, here: None, there, since: now, patience });
+        let since = now;
+        self.running = Some(Running { id, requests, here: None, there, on_both, since, patience });
         true
     }
 
@@ -75,7 +81,7 @@ impl Flushes {
     /// The peer's half is done; `false` if no such flush is under way.
     pub(super) fn done_there(&mut self, id: u64, now: Instant, out: &mut Outbox) -> bool {
         match &mut self.running {
-            Some(running) if running.id == id => running.there = Some(now),
+            Some(running) if running.id == id && running.on_both => running.there = Some(now),
             _ => return id < self.next_id,
         }
         self.answer(out);
@@ -108,13 +114,17 @@ impl Flushes {
     }
 
     fn answer(&mut self, out: &mut Outbox) {
-        let both = |running: &mut Running| running.here.is_some() && running.there.is_some();
-        let Some(Running { requests, here, there, since, .. }) = self.running.take_if(both) else {
+        let done = |running: &mut Running| {
+            running.here.is_some() && (running.there.is_some() || !running.on_both)
+        };
+        let Some(Running { requests, here, there, on_both, since, .. }) =
+            self.running.take_if(done)
+        else {
             return;
         };
         assert!(
-            here.is_some() && there.is_some(),
-            "P1: a FLUSH is answered when both have flushed"
+            here.is_some() && there.is_some() == on_both,
+            "P1: a FLUSH is answered when all that it was sent to have flushed"
         );
         for Asked { request, at } in requests {
             let stages = Stages { admitted: Some(at), ordered: Some(since), here, there };

@@ -82,7 +82,7 @@ impl Mirror {
     }
 
     fn first_late(&self) -> Option<Waiting> {
-        let own = self.told.oldest_open().map(|seq| self.own[&seq]);
+        let own = self.own.first_key_value().map(|(_, slot)| *slot);
         let unordered = self.unordered.first_key_value().map(|(_, slot)| *slot);
         let peers = self.peers.first_key_value().map(|(_, slot)| *slot);
         let writes = [own, unordered, peers].into_iter().flatten().map(|slot| {

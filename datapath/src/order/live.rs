@@ -37,8 +37,10 @@ pub(super) struct LiveWrite {
     pub(super) in_flight: bool,
     /// This node's copy has it.
     pub(super) here: bool,
-    /// The peer said that its copy has it.
+    /// The peer said that its copy has it, or nothing of it goes there.
     pub(super) there: bool,
+    /// Places from `seq` on under which it goes to the peer: one in a session, none alone.
+    pub(super) parts: u32,
     /// It was answered too early: only a broken rule does that.
     pub(super) replied: bool,
     /// Since when it has waited for what it waits for, and how much longer than T_io it may.

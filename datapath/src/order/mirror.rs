@@ -1,5 +1,6 @@
 //! One volume in one session: every write gets its place, goes to both copies, and is answered
-//! when both have it; reads see only what both have (PROTOCOL 2.6).
+//! when both have it; reads see only what both have (PROTOCOL 2.6). Alone there is one copy and the
+//! rest is the same.
 //!
 //! Owns: range locks, writes and reads in flight, their places.
 //! In: admitted requests, the peer's messages, completions. Out: actions in the outbox.
@@ -28,6 +29,7 @@ use slab::Slab;
 
 use super::flush::Flushes;
 use super::late::{self, Work};
+use super::leave::CarriedWrite;
 use super::live::{LiveRead, LiveWrite, Origin, Owner};
 use super::ranges::{LockId, RangeLocks};
 use super::told::Told;
@@ -42,8 +44,8 @@ use crate::wire::DataMessage;
 pub struct SessionInfo {
     /// Its number.
     pub session: Session,
-    /// The control connection it lives on.
-    pub conn_nonce: ConnNonce,
+    /// The control connection it lives on; none alone.
+    pub conn_nonce: Option<ConnNonce>,
     /// This node's part.
     pub role: Role,
     /// Size of the volume, in bytes.
@@ -52,6 +54,15 @@ pub struct SessionInfo {
     pub granule_bytes: u32,
     /// Which rules hold.
     pub rules: Rules,
+}
+
+/// What the orderer knows of the other copy.
+#[derive(Debug)]
+pub(super) enum PeerCopy {
+    /// There is none that counts: this node serves alone.
+    Absent,
+    /// It has everything that is committed.
+    Whole,
 }
 
 /// A request as it arrived, to be admitted or held.
@@ -69,6 +80,7 @@ pub struct Arrival {
 #[derive(Debug)]
 pub struct Mirror {
     pub(super) info: SessionInfo,
+    pub(super) peer: PeerCopy,
     /// The time of the latest event.
     pub(super) now: Instant,
     pub(super) locks: RangeLocks<Owner>,
@@ -104,10 +116,24 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Nothing in flight.
-    pub fn new(info: SessionInfo) -> Self {
+    /// In a session with the peer, nothing in flight.
+    pub(crate) fn new(info: SessionInfo) -> Self {
+        Self::with(PeerCopy::Whole, info)
+    }
+
+    /// Alone, nothing in flight.
+    pub(crate) fn alone(info: SessionInfo) -> Self {
+        assert!(
+            info.role == Role::Orderer && info.conn_nonce.is_none(),
+            "who serves alone orders alone"
+        );
+        Self::with(PeerCopy::Absent, info)
+    }
+
+    fn with(peer: PeerCopy, info: SessionInfo) -> Self {
         Self {
             info,
+            peer,
             now: Instant::ZERO,
             locks: RangeLocks::new(),
             granted: Vec::new(),
@@ -174,6 +200,13 @@ impl Mirror {
         }
     }
 
+    /// Carries out an own write of the session before, which was not answered in it.
+    pub(crate) fn carry_out(&mut self, now: Instant, carried: CarriedWrite, out: &mut Outbox) {
+        self.now = now;
+        assert!(!carried.applied, "what this copy has is only answered");
+        self.admit_write(carried.arrival, carried.id, carried.write, out);
+    }
+
     /// Adds an entry to the lock queue: whole blocks of the direct I/O of both nodes (W9).
     pub(super) fn enter_queue(
         &mut self,
@@ -210,7 +243,8 @@ impl Mirror {
         self.now = now;
         self.answer_reads(now, gate, held, out);
         let patience = self.work.patience() + late::time_for(self.unflushed_bytes);
-        if self.flushes.start(now, patience, self.info.rules, out) {
+        let on_both = matches!(self.peer, PeerCopy::Whole);
+        if self.flushes.start(now, patience, (on_both, self.info.rules), out) {
             self.unflushed_bytes = 0;
         }
         self.told.send(self.info.rules, out);

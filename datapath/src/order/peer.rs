@@ -137,6 +137,7 @@ impl Mirror {
             let slot = self.unordered.remove(fid).ok_or(number("ORDERED", *fid))?;
             let live = &mut self.writes[slot];
             live.seq = Some(*seq);
+            live.parts = 1;
             live.stages.ordered = Some(self.now);
             self.own.insert(*seq, slot);
             self.told.open(*seq);

@@ -41,11 +41,6 @@ impl Told {
         self.committed.push(seq);
     }
 
-    /// The oldest own write that has a place and is not committed.
-    pub(super) fn oldest_open(&self) -> Option<u64> {
-        self.own_open.first().copied()
-    }
-
     /// Sends what the turn gathered.
     pub(super) fn send(&mut self, rules: Rules, out: &mut Outbox) {
         for chunk in self.ordered.chunks(COMMIT_MORE_MAX) {

@@ -2,8 +2,8 @@
 //! both copies have it.
 //!
 //! Invariants: W1 a write is applied only once it has a place. W2 a range stays locked until both
-//! copies have the write. W4 no reply before both copies have it. D5 at most one ordered and
-//! uncommitted write per range. P2 a FUA write is durable before it counts.
+//! copies have the write. W4 no reply before both copies have it; alone there is one copy. D5 at
+//! most one ordered and uncommitted write per range. P2 a FUA write is durable before it counts.
 //! Not here: what the peer says about it (`peer.rs`).
 
 use base::limits::FRAME_PAYLOAD_MAX;
@@ -11,7 +11,7 @@ use base::request::{Completion, Content, RequestId, Write};
 use base::rules::Rule;
 
 use super::live::{LiveWrite, Origin, Owner};
-use super::mirror::Mirror;
+use super::mirror::{Mirror, PeerCopy};
 use super::ranges::LockId;
 use crate::outbox::{IoUse, Outbox, Stages};
 use crate::port::Role;
@@ -65,6 +65,7 @@ impl Mirror {
             in_flight: false,
             here: false,
             there: false,
+            parts: 0,
             replied: false,
             since,
             patience: self.work.patience(),
@@ -105,7 +106,7 @@ impl Mirror {
         }
     }
 
-    /// At the orderer: gives the write its place and tells the follower at once.
+    /// At the orderer: gives the write its place and tells the follower, if there is one, at once.
     fn order(&mut self, slot: usize, out: &mut Outbox) {
         let seq = self.next_seq;
         self.next_seq += 1;
@@ -117,9 +118,15 @@ impl Mirror {
         live.stages.ordered = Some(self.now);
         match live.origin {
             Origin::Own { .. } => {
-                out.send(DataMessage::Repl { seq, write: live.write.clone() });
                 self.own.insert(seq, slot);
-                self.told.open(seq);
+                match self.peer {
+                    PeerCopy::Whole => {
+                        live.parts = 1;
+                        out.send(DataMessage::Repl { seq, write: live.write.clone() });
+                        self.told.open(seq);
+                    }
+                    PeerCopy::Absent => live.there = true,
+                }
             }
             Origin::Peer => {
                 let fid = live.fid.expect("a follower's write has its number");
@@ -225,7 +232,9 @@ impl Mirror {
             "W2: a range is locked until both copies have the write"
         );
         self.own.remove(&seq);
-        self.told.commit(seq);
+        if live.parts > 0 {
+            self.told.commit(seq);
+        }
         if !live.replied {
             out.answer(request, Completion::Done, live.stages);
         }

@@ -1,4 +1,4 @@
-//! The life of a volume at its group's word: prepare, compare, enter, drain, leave.
+//! The life of a volume at its group's word: prepare, compare, enter, serve alone, drain, leave.
 //!
 //! Invariants: W7, D9, L5. Not here: what happens within a session (`order`) or a comparison
 //! (`compare`).
@@ -35,8 +35,18 @@ impl Volume {
             }
             VolumeCommand::Enter { session, conn_nonce, role, granule_bytes } => {
                 let VolumeConfig { size, rules, .. } = self.config;
-                let info = SessionInfo { session, conn_nonce, role, size, granule_bytes, rules };
-                self.enter(now, info);
+                let info = SessionInfo {
+                    session,
+                    conn_nonce: Some(conn_nonce),
+                    role,
+                    size,
+                    granule_bytes,
+                    rules,
+                };
+                self.enter(now, info, conn_nonce);
+            }
+            VolumeCommand::EnterSolo { session, granule_bytes } => {
+                self.enter_solo(now, session, granule_bytes);
             }
             VolumeCommand::Leave { session } => self.leave(session),
             VolumeCommand::DiscardHeld => {
@@ -116,8 +126,8 @@ impl Volume {
         self.out.report(VolumeReport::Prepared { session });
     }
 
-    fn enter(&mut self, now: Instant, info: SessionInfo) {
-        let SessionInfo { session, conn_nonce, role, .. } = info;
+    fn enter(&mut self, now: Instant, info: SessionInfo, conn_nonce: ConnNonce) {
+        let SessionInfo { session, role, .. } = info;
         let Phase::Comparing(compare) = &self.phase else {
             panic!("a session begins with a comparison, if only of nothing");
         };
@@ -127,20 +137,46 @@ impl Volume {
             return;
         }
         self.assert_quiet();
-        assert!(
-            info.granule_bytes >= self.config.granule_bytes,
-            "W9: locks cover whole blocks of this node's direct I/O"
-        );
+        self.assert_granule(info.granule_bytes);
         assert!(
             role == Role::Orderer || self.carried.is_empty(),
             "D9: the target of a join has given its own unanswered writes up"
         );
-        self.phase = Phase::Active(Box::new(Mirror::new(info)));
+        self.serve(Mirror::new(info));
+        self.begin(now, session, conn_nonce);
+        self.out.report(VolumeReport::Entered { session });
+    }
+
+    /// From here on this copy alone counts. What the session before left unanswered comes first:
+    /// what is applied is answered when the gate is open, the rest is written as any other write.
+    fn enter_solo(&mut self, now: Instant, session: Session, granule_bytes: u32) {
+        assert!(matches!(self.phase, Phase::Idle), "a node serves alone outside a session");
+        self.assert_quiet();
+        self.assert_granule(granule_bytes);
+        let VolumeConfig { size, rules, .. } = self.config;
+        let (conn_nonce, role) = (None, Role::Orderer);
+        let info = SessionInfo { session, conn_nonce, role, size, granule_bytes, rules };
+        let mut mirror = Mirror::alone(info);
+        for carried in self.carried.extract_if(.., |carried| !carried.applied) {
+            mirror.carry_out(now, carried, &mut self.out);
+        }
+        self.serve(mirror);
+        self.current = None;
+        self.out.report(VolumeReport::Entered { session });
+    }
+
+    fn serve(&mut self, mirror: Mirror) {
+        self.phase = Phase::Active(Box::new(mirror));
         self.refusing = false;
         self.stuck_reported = false;
         self.drain = Drain::No;
-        self.begin(now, session, conn_nonce);
-        self.out.report(VolumeReport::Entered { session });
+    }
+
+    fn assert_granule(&self, granule_bytes: u32) {
+        assert!(
+            granule_bytes >= self.config.granule_bytes,
+            "W9: locks cover whole blocks of this node's direct I/O"
+        );
     }
 
     /// From here on messages of this session and connection count.

@@ -570,6 +570,9 @@ impl World {
                 fake.discarded = false;
                 reports.push(VolumeReport::Entered { session });
             }
+            VolumeCommand::EnterSolo { session, .. } => {
+                panic!("nobody serves alone: session {session:?}");
+            }
             VolumeCommand::Leave { session } => {
                 assert!(!serving, "I7: the gate is closed before a volume leaves");
                 fake.session = None;
