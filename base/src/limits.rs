@@ -91,6 +91,39 @@ pub const ADMIN_ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Generations remembered in a record (PROTOCOL 2.2 `hist`).
 pub const ANCESTORS_MAX: usize = 32;
 
+/// Groups that one witness knows, at most.
+pub const WITNESS_GROUPS_MAX: usize = 4096;
+/// Groups in which one node's name occurs, at most: none keeps the others' pairs out.
+pub const WITNESS_NODE_GROUPS_MAX: usize = 1024;
+/// A group that has said nothing for so long may make room for another.
+pub const WITNESS_GROUP_SILENT: Duration = Duration::from_secs(10);
+/// A token that nobody has asked about for so long is forgotten (PROTOCOL 2.9.1).
+pub const WITNESS_TOKEN_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// The timers of a node's side of a witness (PROTOCOL 4.3), the same in every preset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct WitnessTimers {
+    /// Time between two pings.
+    pub ping: Duration,
+    /// Silence after which a witness is lost (T_wlost).
+    pub lost: Duration,
+    /// How long a witness must be back after its last loss before it counts as stable
+    /// (T_wstable); doubles with each loss.
+    pub stable: Duration,
+    /// Up to this; a witness that was there for so long is trusted as at first.
+    pub stable_max: Duration,
+}
+
+impl WitnessTimers {
+    /// PROTOCOL 4.3.
+    pub const DEFAULT: Self = Self {
+        ping: Duration::from_millis(300),
+        lost: Duration::from_secs(1),
+        stable: Duration::from_secs(10),
+        stable_max: Duration::from_secs(600),
+    };
+}
+
 /// The timers of PROTOCOL 4.3.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Timers {

@@ -73,11 +73,21 @@ pub enum Rule {
     FailedCopyRewritten,
     /// D11: a failed disk is remembered across the end of the process, before the record says so.
     FailureRemembered,
+    /// I4: a token's first claim decides it, for good.
+    FirstClaimDecides,
+    /// I4: a token is of one run of the witness.
+    TokensDieWithRun,
+    /// I14: a witness that was rolled back grants nothing of what it had.
+    RollbackNoticed,
+    /// I14: a node remembers the highest counter of a run over all its connections.
+    SeenCounterKept,
+    /// I15: only the two nodes of a group touch its token.
+    TokenOfItsGroup,
 }
 
 impl Rule {
     /// Every rule, for tests that break one after the other.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 38] = [
         Self::OrderedBeforeApply,
         Self::LockUntilCommit,
         Self::RangeLocked,
@@ -111,6 +121,11 @@ impl Rule {
         Self::TargetDropsOwn,
         Self::FailedCopyRewritten,
         Self::FailureRemembered,
+        Self::FirstClaimDecides,
+        Self::TokensDieWithRun,
+        Self::RollbackNoticed,
+        Self::SeenCounterKept,
+        Self::TokenOfItsGroup,
     ];
 }
 

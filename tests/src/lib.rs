@@ -1,6 +1,7 @@
 //! Simulation, checkers and faults for tests of the whole system.
 #![forbid(unsafe_code)]
 
+pub mod arbitration;
 pub mod chaos;
 pub mod checkers;
 pub mod real;

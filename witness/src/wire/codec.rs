@@ -9,7 +9,10 @@ use base::ids::{
 use zerocopy::byteorder::little_endian::{U16, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{Answer, NOTES_MAX, Note, Question, Reply, Request, TokenState, Verdict};
+use super::{
+    Answer, COUNTER_MAX, NOTES_MAX, Note, Question, REASON_BYTES_MAX, Reply, Request, TokenState,
+    Verdict,
+};
 
 /// Message kinds on a witness's connections; never used again for something else.
 mod kind {
@@ -23,6 +26,7 @@ mod kind {
     pub(super) const NOTED: u16 = 0x307;
     pub(super) const WHO: u16 = 0x308;
     pub(super) const JOURNAL: u16 = 0x309;
+    pub(super) const REFUSED: u16 = 0x30a;
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -30,10 +34,11 @@ mod kind {
 struct RawRequest {
     id: U64,
     pair_id: [u8; 16],
+    peer: [u8; NAME_BYTES_MAX],
     run: [u8; 16],
     seen_counter: U64,
 }
-const _: () = assert!(size_of::<RawRequest>() == 48);
+const _: () = assert!(size_of::<RawRequest>() == 80);
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -90,15 +95,15 @@ impl Request {
         let raw = RawRequest {
             id: self.id.into(),
             pair_id: self.pair_id.0,
+            peer: self.peer.to_field(),
             run: self.run.0,
             seen_counter: self.seen_counter.into(),
         };
         let mut body = raw.as_bytes().to_vec();
         match &self.question {
             Question::Create { nonce } => body.extend_from_slice(&nonce.0),
-            Question::Ping { token } | Question::Claim { token } => {
-                body.extend_from_slice(&token.0);
-            }
+            Question::Ping { token } => body.extend_from_slice(&token.unwrap_or_default().0),
+            Question::Claim { token } => body.extend_from_slice(&token.0),
             Question::Note(note) => body.extend_from_slice(raw_note(note).as_bytes()),
             Question::Who => {}
         }
@@ -118,21 +123,24 @@ impl Request {
         let raw: &RawRequest = body.take()?;
         let question = match kind {
             kind::CREATE => Question::Create { nonce: TokenNonce(*body.take()?) },
-            kind::PING => Question::Ping { token: WitnessToken(*body.take()?) },
-            kind::CLAIM => Question::Claim { token: WitnessToken(*body.take()?) },
+            kind::PING => {
+                let token = WitnessToken(*body.take()?);
+                Question::Ping { token: (!token.is_none()).then_some(token) }
+            }
+            kind::CLAIM => Question::Claim { token: read_token(&mut body)? },
             kind::NOTE => Question::Note(read_note(&mut body)?),
             _ => Question::Who,
         };
         body.end()?;
-        Ok(Self {
-            id: raw.id.get(),
-            pair_id: PairId(raw.pair_id),
-            run: WitnessRun(raw.run),
-            seen_counter: raw.seen_counter.get(),
-            question,
-        })
+        let peer = read_name(&body, &raw.peer)?.ok_or(body.error("a request names no peer"))?;
+        let (id, seen_counter) = (raw.id.get(), read_counter(&body, raw.seen_counter)?);
+        let (pair_id, run) = (PairId(raw.pair_id), WitnessRun(raw.run));
+        Ok(Self { id, pair_id, peer, run, seen_counter, question })
     }
 }
+
+const ANSWERS: [u16; 6] =
+    [kind::CREATED, kind::PONG, kind::VERDICT, kind::NOTED, kind::JOURNAL, kind::REFUSED];
 
 impl Answer {
     /// Its number.
@@ -143,6 +151,7 @@ impl Answer {
             Reply::Verdict(_) => kind::VERDICT,
             Reply::Noted => kind::NOTED,
             Reply::Journal(_) => kind::JOURNAL,
+            Reply::Refused { .. } => kind::REFUSED,
         }
     }
 
@@ -161,6 +170,12 @@ impl Answer {
                 body.extend_from_slice(RawCount { count, reserved: [0; 6] }.as_bytes());
                 notes.iter().for_each(|note| body.extend_from_slice(raw_note(note).as_bytes()));
             }
+            Reply::Refused { reason } => {
+                let text = sayable(reason);
+                let count = u16::try_from(text.len()).expect("bounded").into();
+                body.extend_from_slice(RawCount { count, reserved: [0; 6] }.as_bytes());
+                body.extend_from_slice(text.as_bytes());
+            }
         }
         frame_of(self.kind(), Session(0), conn_nonce, sequence, &body)
     }
@@ -172,20 +187,20 @@ impl Answer {
     pub fn decode(header: &Header, body: &[u8]) -> Result<Self, FrameError> {
         let mut body = open(header, body)?;
         let kind = header.kind;
-        let answers = [kind::CREATED, kind::PONG, kind::VERDICT, kind::NOTED, kind::JOURNAL];
-        if !answers.contains(&kind) {
+        if !ANSWERS.contains(&kind) {
             return Err(FrameError::Kind { kind });
         }
         let raw: &RawAnswer = body.take()?;
         let reply = match kind {
-            kind::CREATED => Reply::Created { token: WitnessToken(*body.take()?) },
+            kind::CREATED => Reply::Created { token: read_token(&mut body)? },
             kind::PONG => Reply::Pong(read_token_state(&mut body)?),
             kind::VERDICT => Reply::Verdict(read_verdict(&mut body)?),
             kind::NOTED => Reply::Noted,
-            _ => Reply::Journal(read_journal(&mut body)?),
+            kind::JOURNAL => Reply::Journal(read_journal(&mut body)?),
+            _ => Reply::Refused { reason: read_reason(&mut body)? },
         };
         body.end()?;
-        let (id, counter) = (raw.id.get(), raw.counter.get());
+        let (id, counter) = (raw.id.get(), read_counter(&body, raw.counter)?);
         Ok(Self { id, run: WitnessRun(raw.run), counter, reply })
     }
 }
@@ -199,6 +214,40 @@ fn open<'a>(header: &Header, body: &'a [u8]) -> Result<Body<'a>, FrameError> {
         return Err(body.error("a witness frame is of no session"));
     }
     Ok(body)
+}
+
+fn read_token(body: &mut Body<'_>) -> Result<WitnessToken, FrameError> {
+    let token = WitnessToken(*body.take()?);
+    if token.is_none() { Err(body.error("it names no token")) } else { Ok(token) }
+}
+
+fn read_counter(body: &Body<'_>, counter: U64) -> Result<u64, FrameError> {
+    let counter = counter.get();
+    if counter > COUNTER_MAX { Err(body.error("a counter is too high")) } else { Ok(counter) }
+}
+
+/// A reason that fits, without control characters: it goes to a log and to a terminal.
+fn sayable(reason: &str) -> String {
+    let mut text = reason.replace(char::is_control, " ");
+    while text.len() > REASON_BYTES_MAX {
+        text.pop();
+    }
+    text
+}
+
+fn read_reason(body: &mut Body<'_>) -> Result<String, FrameError> {
+    let raw: &RawCount = body.take()?;
+    body.zero(&raw.reserved)?;
+    let count = usize::from(raw.count.get());
+    if count > REASON_BYTES_MAX {
+        return Err(body.error("its reason is too long"));
+    }
+    let text = std::str::from_utf8(body.take_bytes(count)?);
+    let text = text.map_err(|_| body.error("its reason is no text"))?;
+    if text.contains(char::is_control) {
+        return Err(body.error("its reason has control characters"));
+    }
+    Ok(text.to_owned())
 }
 
 fn raw_note(note: &Note) -> RawNote {

@@ -19,17 +19,19 @@ fn note() -> Note {
 
 fn request(question: Question) -> Request {
     let (pair_id, run) = (PairId([2; 16]), WitnessRun([3; 16]));
-    Request { id: 1, pair_id, run, seen_counter: 4, question }
+    Request { id: 1, pair_id, peer: name("b"), run, seen_counter: 4, question }
 }
 
 fn answer(reply: Reply) -> Answer {
     Answer { id: 1, run: WitnessRun([3; 16]), counter: 5, reply }
 }
 
-const REQUEST: &str = "0100000000000000\
-     02020202020202020202020202020202030303030303030303030303030303030400000000000000";
+const REQUEST: &str = "010000000000000002020202020202020202020202020202\
+     6200000000000000000000000000000000000000000000000000000000000000\
+     030303030303030303030303030303030400000000000000";
 const ANSWER: &str = "0100000000000000030303030303030303030303030303030500000000000000";
 const TOKEN: &str = "06060606060606060606060606060606";
+const NO_TOKEN: &str = "00000000000000000000000000000000";
 const NOTE: &str = "070000000000000008080808080808080808080808080808\
      62000000000000000000000000000000000000000000000000000000000000000100000000000000";
 const NOBODY: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -40,7 +42,8 @@ fn questions() -> Vec<(Question, u16, String)> {
     let token = WitnessToken([6; 16]);
     vec![
         (Question::Create { nonce: TokenNonce([6; 16]) }, 0x300, TOKEN.to_owned()),
-        (Question::Ping { token }, 0x302, TOKEN.to_owned()),
+        (Question::Ping { token: Some(token) }, 0x302, TOKEN.to_owned()),
+        (Question::Ping { token: None }, 0x302, NO_TOKEN.to_owned()),
         (Question::Claim { token }, 0x304, TOKEN.to_owned()),
         (Question::Note(note()), 0x306, NOTE.to_owned()),
         (Question::Who, 0x308, String::new()),
@@ -62,6 +65,7 @@ fn replies() -> Vec<(Reply, u16, String)> {
         (Reply::Noted, 0x307, String::new()),
         (Reply::Journal(Vec::new()), 0x309, "0000000000000000".to_owned()),
         (Reply::Journal(vec![note()]), 0x309, format!("0100000000000000{NOTE}")),
+        (Reply::Refused { reason: "why".to_owned() }, 0x30a, "0300000000000000776879".to_owned()),
     ]
 }
 
@@ -150,11 +154,52 @@ fn more_notes_than_may_be_are_refused_before_they_are_read() {
     assert!(Answer::decode(&header, &body).is_err());
 }
 
+#[test]
+fn what_names_no_peer_or_no_token_is_refused() {
+    let frame = request(Question::Claim { token: WitnessToken([6; 16]) }).encode(NONCE, 0);
+    let (header, body) = split(&frame);
+    for part in [24..56, 80..96] {
+        let mut body = body.to_vec();
+        body[part].fill(0);
+        assert!(Request::decode(&header, &body).is_err());
+    }
+    let frame = answer(Reply::Created { token: WitnessToken::NONE }).encode(NONCE, 0);
+    let (header, body) = split(&frame);
+    assert!(Answer::decode(&header, body).is_err());
+}
+
+#[test]
+fn a_counter_that_could_not_count_on_is_refused() {
+    for (counter, reads) in [(COUNTER_MAX, true), (COUNTER_MAX + 1, false)] {
+        let request = Request { seen_counter: counter, ..request(Question::Who) };
+        let frame = request.encode(NONCE, 0);
+        let (header, body) = split(&frame);
+        assert_eq!(Request::decode(&header, body).is_ok(), reads);
+        let frame = Answer { counter, ..answer(Reply::Noted) }.encode(NONCE, 0);
+        let (header, body) = split(&frame);
+        assert_eq!(Answer::decode(&header, body).is_ok(), reads);
+    }
+}
+
+#[test]
+fn a_reason_is_cut_to_its_bound_and_has_no_control_characters() {
+    let reason = format!("a\nb{}", "\u{e9}".repeat(REASON_BYTES_MAX));
+    let frame = answer(Reply::Refused { reason }).encode(NONCE, 0);
+    let (header, body) = split(&frame);
+    let Ok(Answer { reply: Reply::Refused { reason }, .. }) = Answer::decode(&header, body) else {
+        panic!("our own reason reads back");
+    };
+    assert!(reason.starts_with("a b\u{e9}") && reason.len() == REASON_BYTES_MAX - 1, "{reason}");
+    let mut body = body.to_vec();
+    body[41] = 0x1b;
+    assert!(Answer::decode(&header, &body).is_err(), "a terminal's escape");
+}
+
 proptest! {
     /// Any bytes are refused or mean exactly one message.
     #[test]
     fn wild_bodies_are_refused_or_read_back(
-        kind in 0x2ffu16..0x30b,
+        kind in 0x2ffu16..0x30c,
         body in prop::collection::vec(prop_oneof![Just(0u8), Just(1), any::<u8>()], 0..200),
     ) {
         let header = Header {
