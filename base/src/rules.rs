@@ -71,6 +71,16 @@ pub enum Rule {
     /// D10: a copy whose disk failed is written whole before it counts: what it shows may not be
     /// what it has.
     FailedCopyRewritten,
+    /// D12: a write is mirrored only where the target has acknowledged the copy; else the copy
+    /// overtakes it.
+    MirroredWhenCopied,
+    /// D13: a region is read again only when every block of its earlier copy is acknowledged.
+    RereadWhenAcked,
+    /// D14: the lock of a mirrored write does not go with its early reply.
+    LockOutlivesReply,
+    /// D15: the copies count as equal only when the target has acknowledged every write that was
+    /// answered without it; else the final flush overtakes one.
+    ComparedWhenAcked,
     /// D11: a failed disk is remembered across the end of the process, before the record says so.
     FailureRemembered,
     /// I4: a token's first claim decides it, for good.
@@ -87,7 +97,7 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule, for tests that break one after the other.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 42] = [
         Self::OrderedBeforeApply,
         Self::LockUntilCommit,
         Self::RangeLocked,
@@ -120,6 +130,10 @@ impl Rule {
         Self::CompareEverything,
         Self::TargetDropsOwn,
         Self::FailedCopyRewritten,
+        Self::MirroredWhenCopied,
+        Self::RereadWhenAcked,
+        Self::LockOutlivesReply,
+        Self::ComparedWhenAcked,
         Self::FailureRemembered,
         Self::FirstClaimDecides,
         Self::TokensDieWithRun,

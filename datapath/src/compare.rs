@@ -46,6 +46,9 @@ pub(crate) enum CompareError {
     /// More at once than a source asks for.
     #[error("more than {WINDOW} pieces at once")]
     TooMany,
+    /// A block or a mirrored write where the earlier one has not been acknowledged.
+    #[error("two changes of the same bytes at once")]
+    Overlap,
     /// Not one digest per block.
     #[error("{found} digests where {expected} were due")]
     Digests {
@@ -79,6 +82,8 @@ pub(crate) struct Compare {
     /// At the target: pieces being read and blocks being written.
     reading: usize,
     writing: usize,
+    /// Where, the blocks as often as they are.
+    under_way: Vec<ByteRange>,
     progress: Progress,
     told: bool,
 }
@@ -97,6 +102,7 @@ impl Compare {
             pieces: BTreeMap::new(),
             reading: 0,
             writing: 0,
+            under_way: Vec::new(),
             progress: Progress { done_bytes: 0, todo_bytes, copied_bytes: 0 },
             told: false,
         }
@@ -116,6 +122,22 @@ impl Compare {
     /// At the target: whether something that the source asked for is under way.
     pub(crate) fn is_asked_for_more(&self) -> bool {
         self.reading > 0 || self.writing > 0
+    }
+
+    /// At the target: whether a piece is being read or a block being written there.
+    pub(crate) fn is_under_way(&self, range: ByteRange) -> bool {
+        self.under_way.iter().any(|other| other.overlaps(range))
+    }
+
+    /// At the target: what is about to be done where something is being changed already is refused.
+    pub(crate) fn check_free(&self, is_taken: bool) -> Result<(), CompareError> {
+        let refused = is_taken && self.rules.hold(Rule::MirroredWhenCopied);
+        if refused { Err(CompareError::Overlap) } else { Ok(()) }
+    }
+
+    fn no_longer(&mut self, range: ByteRange) {
+        let at = self.under_way.iter().position(|other| *other == range);
+        self.under_way.swap_remove(at.expect("it was under way"));
     }
 
     /// At the source: asks for more; `true` once, when everything is equal.
@@ -164,13 +186,18 @@ impl Compare {
                     out.send(DataMessage::Digests { id, digests: Vec::new() });
                 } else {
                     count_up(&mut self.reading, WINDOW)?;
+                    self.under_way.push(range);
                     out.submit(IoUse::TargetRead { id, range }, IoOperation::Read { range });
                 }
                 Ok(())
             }
             (SyncRole::Target, DataMessage::SyncBlock { id, range, data }) => {
                 self.check_range(range)?;
+                if self.is_under_way(range) && self.rules.hold(Rule::RereadWhenAcked) {
+                    return Err(CompareError::Overlap);
+                }
                 count_up(&mut self.writing, TARGET_IO_MAX - WINDOW)?;
+                self.under_way.push(range);
                 self.progress.copied_bytes += range.length();
                 if self.scope == Scope::Rewrite {
                     self.count_done(range.length());
@@ -179,15 +206,12 @@ impl Compare {
                     Some(data) => IoOperation::Write { range, data, durable: false },
                     None => IoOperation::Zero { range, allocate: false, durable: false },
                 };
-                out.submit(IoUse::TargetWrite { id }, operation);
+                out.submit(IoUse::TargetWrite { id, range }, operation);
                 Ok(())
             }
             (SyncRole::Source, DataMessage::Digests { id, digests }) => {
                 let piece = self.pieces.get_mut(&id).ok_or(CompareError::Piece(id))?;
-                let expected = match self.scope {
-                    Scope::Rewrite => 0,
-                    Scope::Everything | Scope::Nothing => blocks(piece.range.length()),
-                };
+                let expected = digests_due(self.scope, piece.range);
                 if digests.len() != expected || piece.digests.is_some() {
                     return Err(CompareError::Digests { expected, found: digests.len() });
                 }
@@ -217,20 +241,17 @@ impl Compare {
     /// At the target: its half of a piece was read.
     pub(crate) fn target_read(&mut self, id: u64, range: ByteRange, data: &[u8], out: &mut Outbox) {
         self.reading -= 1;
+        self.no_longer(range);
         self.count_done(range.length());
-        let digests = self.digests(data).collect();
+        let digests = digests(data, self.seed).collect();
         out.send(DataMessage::Digests { id, digests });
     }
 
     /// At the target: a block is written.
-    pub(crate) fn target_wrote(&mut self, id: u64, out: &mut Outbox) {
+    pub(crate) fn target_wrote(&mut self, id: u64, range: ByteRange, out: &mut Outbox) {
         self.writing -= 1;
+        self.no_longer(range);
         out.send(DataMessage::SyncBlockAck { id });
-    }
-
-    fn digests<'a>(&self, data: &'a [u8]) -> impl Iterator<Item = u128> + use<'a> {
-        let seed = self.seed;
-        data.chunks(DIGEST_BLOCK_BYTES as usize).map(move |block| xxh3_128_with_seed(block, seed))
     }
 
     fn send_differing(&mut self, id: u64, out: &mut Outbox) {
@@ -238,26 +259,15 @@ impl Compare {
         let (Some(data), Some(theirs)) = (piece.data.clone(), &piece.digests) else {
             return;
         };
-        // A block without a digest is one that the target does not know.
-        let differing: Vec<usize> = self
-            .digests(&data)
-            .enumerate()
-            .filter(|(index, ours)| theirs.get(*index) != Some(ours))
-            .map(|(index, _)| index)
-            .collect();
-        let offset = piece.range.offset();
-        for index in &differing {
-            let start = index * DIGEST_BLOCK_BYTES as usize;
-            let end = data.len().min(start + DIGEST_BLOCK_BYTES as usize);
-            let block = data.slice(start..end);
-            let range = ByteRange::between(offset + start as u64, offset + end as u64);
+        let mut acks_missing = 0;
+        for (range, data) in differing(piece.range, &data, theirs, self.seed) {
+            acks_missing += 1;
             self.progress.copied_bytes += range.length();
-            let data = block.iter().any(|byte| *byte != 0).then_some(block);
             out.send(DataMessage::SyncBlock { id, range, data });
         }
         let piece = self.pieces.get_mut(&id).expect("looked up above");
         piece.sent = true;
-        piece.acks_missing = differing.len();
+        piece.acks_missing = acks_missing;
         piece.data = None;
         self.finish_piece(id);
     }
@@ -282,6 +292,37 @@ impl Compare {
         let inside = range.end() <= self.size && range.length() <= PIECE_BYTES;
         if whole && inside && !range.is_empty() { Ok(()) } else { Err(CompareError::Range) }
     }
+}
+
+fn digests(data: &[u8], seed: u64) -> impl Iterator<Item = u128> {
+    data.chunks(DIGEST_BLOCK_BYTES as usize).map(move |block| xxh3_128_with_seed(block, seed))
+}
+
+/// How many digests the target sends of a piece.
+pub(crate) fn digests_due(scope: Scope, range: ByteRange) -> usize {
+    match scope {
+        Scope::Rewrite => 0,
+        Scope::Everything | Scope::Nothing => blocks(range.length()),
+    }
+}
+
+/// The blocks of `data` that the target does not have, `None` for zeros. A block without a digest
+/// is one that it does not know.
+pub(crate) fn differing(
+    range: ByteRange,
+    data: &Bytes,
+    theirs: &[u128],
+    seed: u64,
+) -> impl Iterator<Item = (ByteRange, Option<Bytes>)> {
+    let differs = move |(index, ours): &(usize, u128)| theirs.get(*index) != Some(ours);
+    digests(data, seed).enumerate().filter(differs).map(move |(index, _)| {
+        let start = index * DIGEST_BLOCK_BYTES as usize;
+        let end = data.len().min(start + DIGEST_BLOCK_BYTES as usize);
+        let offset = range.offset();
+        let block = data.slice(start..end);
+        let data = block.iter().any(|byte| *byte != 0).then_some(block);
+        (ByteRange::between(offset + start as u64, offset + end as u64), data)
+    })
 }
 
 fn count_up(count: &mut usize, max: usize) -> Result<(), CompareError> {

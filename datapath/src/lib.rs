@@ -10,6 +10,7 @@ pub mod order;
 pub mod outbox;
 pub mod port;
 pub mod queues;
+mod resync;
 mod rewrite;
 pub mod storage;
 pub mod volume;

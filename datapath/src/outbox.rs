@@ -104,12 +104,12 @@ pub(crate) enum IoUse {
     Prefetch,
     /// An own write of a session that was left.
     Carried { arrival: u64 },
-    /// A piece being compared, at the source.
+    /// A piece or region being compared, at the source.
     SourceRead { id: u64 },
     /// A piece being compared, at the target.
     TargetRead { id: u64, range: ByteRange },
     /// A block that differed.
-    TargetWrite { id: u64 },
+    TargetWrite { id: u64, range: ByteRange },
     /// A piece of a copy that is written over itself.
     RewriteRead { range: ByteRange },
     /// The same piece.

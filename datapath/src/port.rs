@@ -66,7 +66,9 @@ pub enum VolumeCommand {
         /// Seed of the digests, fresh for each join.
         seed: u64,
     },
-    /// The session is active. Answered by `Entered`. Hosts are served when the gate opens.
+    /// The session is active. Answered by `Entered`. Hosts are served when the gate opens; by a
+    /// node with a target they are served all the time, and from here on the target counts: it is
+    /// lost by `Leave`.
     Enter {
         /// The session.
         session: Session,
@@ -85,6 +87,30 @@ pub enum VolumeCommand {
         session: Session,
         /// Unit of this node's direct I/O, in bytes (W9).
         granule_bytes: u32,
+    },
+    /// A node that serves alone gets a target, which is made equal while hosts are served
+    /// (PROTOCOL 2.8.2 steps 4 and 5). Sent after this node's data is flushed (F6) and the target's
+    /// record says Target (F5), whatever the scope: writes of hosts go there from now on. The gate
+    /// is the new session's from here on. Answered by `Compared`, after which nothing is answered
+    /// that the target does not have.
+    Attach {
+        /// The session being made, higher than the one that this node serves in.
+        session: Session,
+        /// Of the control connection; every data frame carries it.
+        conn_nonce: ConnNonce,
+        /// How much.
+        scope: Scope,
+        /// Seed of the digests, fresh for each target.
+        seed: u64,
+        /// Unit of range locks: the larger of both nodes' units of direct I/O, in bytes (W9).
+        granule_bytes: u32,
+    },
+    /// The target is lost before this node's record said Active, and before that was asked for:
+    /// alone again, in the same session. Nothing of a host is lost or fails. `Attach` with a higher
+    /// session may follow.
+    Detach {
+        /// The session of `Attach`.
+        session: Session,
     },
     /// Leave the session: no further ACK, APPLIED, COMMIT or reply of it. Answered at once by
     /// `Left` and by `Quiet` when everything submitted has completed (W7). Requests are held.
@@ -129,12 +155,21 @@ pub enum VolumeReport {
     },
     /// How far the comparison is; both roles, at most ten a second.
     Progress(Progress),
-    /// At the source: every block is equal on both nodes.
+    /// At the source: every block is equal on both nodes, but for writes of hosts under way, none of
+    /// which is answered before both have it.
     Compared {
         /// The session being made.
         session: Session,
         /// What differed and was copied.
         copied_bytes: u64,
+    },
+    /// A source that serves could not read its copy, so that the target does not get all of it. Hosts
+    /// are served as before; nothing more is copied until the next `Attach`.
+    CopyFailed {
+        /// The session being made.
+        session: Session,
+        /// Why.
+        fault: IoFault,
     },
     /// The volume is in the session.
     Entered {

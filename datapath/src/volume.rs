@@ -12,7 +12,8 @@
 //! (`compare`), who serves (the group).
 //!
 //! The life of a volume: idle, then for each session Prepare, Compare, Enter, (Drain,) Leave; alone
-//! EnterSolo instead of the first three. A turn of the shell: every event since the last one, then `settle` with one sample of clock and
+//! EnterSolo instead of the first three, then Attach for a target that comes, and Enter when it is
+//! equal or Detach when it is lost. A turn of the shell: every event since the last one, then `settle` with one sample of clock and
 //! gate, then the actions; again until nothing is left to do.
 
 mod life;
@@ -70,8 +71,8 @@ enum Phase {
     /// Own writes of the last session are being applied, then a copy whose disk failed is written
     /// over itself.
     Preparing(Session, Option<Rewrite>),
-    /// The copies are being made equal.
-    Comparing(Compare),
+    /// The copies are being made equal. At a target with what the source mirrors meanwhile.
+    Comparing(Compare, Option<Box<Mirror>>),
     /// In a session, or alone.
     Active(Box<Mirror>),
 }
@@ -140,7 +141,9 @@ impl Volume {
     /// When `settle` is due even if nothing happens.
     pub fn next_deadline(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Active(mirror) if !self.stuck_reported => mirror.late_at(self.config.io_timeout),
+            Phase::Active(mirror) | Phase::Comparing(_, Some(mirror)) if !self.stuck_reported => {
+                mirror.late_at(self.config.io_timeout)
+            }
             _ => None,
         }
     }
@@ -175,7 +178,10 @@ impl Volume {
         ];
         match &self.phase {
             Phase::Active(mirror) => queues.extend(mirror.queues()),
-            Phase::Comparing(compare) => queues.extend(compare.queues()),
+            Phase::Comparing(compare, mirror) => {
+                queues.extend(compare.queues());
+                queues.extend(mirror.iter().flat_map(|mirror| mirror.queues()));
+            }
             Phase::Idle | Phase::Leaving(_) | Phase::Preparing(..) => {}
         }
         queues
@@ -253,7 +259,10 @@ impl Volume {
             (Phase::Active(mirror), message) => {
                 mirror.handle_message(now, message, &mut self.out).map_err(|e| e.to_string())
             }
-            (Phase::Comparing(compare), message) => {
+            (Phase::Comparing(compare, Some(mirror)), message) => {
+                take_as_target(now, compare, mirror, message, &mut self.out)
+            }
+            (Phase::Comparing(compare, None), message) => {
                 compare.handle_message(message, &mut self.out).map_err(|e| e.to_string())
             }
             // Left, or between a comparison and its session: dead, or a peer that is ahead of us.
@@ -277,7 +286,7 @@ impl Volume {
     /// An I/O has completed; `now` is the turn's.
     pub fn handle_completion(&mut self, now: Instant, completion: IoCompletion) {
         let IoCompletion { id, result } = completion;
-        if let Phase::Active(mirror) = &mut self.phase {
+        if let Phase::Active(mirror) | Phase::Comparing(_, Some(mirror)) = &mut self.phase {
             mirror.note_time(now);
         }
         let used_for = self.out.complete(id);
@@ -307,6 +316,7 @@ impl Volume {
     fn disk_done(&mut self, used_for: &IoUse, result: Result<IoDone, IoFault>) {
         let done = match result {
             Ok(done) => done,
+            Err(fault) if self.is_copy_only(used_for, fault) => return,
             Err(fault) => {
                 self.disk_failed(used_for, fault);
                 if self.config.rules.hold(Rule::FailedWriteNeverAcked) {
@@ -320,19 +330,30 @@ impl Volume {
         }
         let out = &mut self.out;
         match (&mut self.phase, used_for, done) {
-            (Phase::Active(mirror), IoUse::Apply { slot }, _) => mirror.applied(*slot, out),
+            (
+                Phase::Active(mirror) | Phase::Comparing(_, Some(mirror)),
+                IoUse::Apply { slot },
+                _,
+            ) => mirror.applied(*slot, out),
             (Phase::Active(mirror), IoUse::LocalFlush, _) => mirror.flushed(out),
-            (Phase::Active(mirror), IoUse::PeerFlush { id }, _) => {
+            (
+                Phase::Active(mirror) | Phase::Comparing(_, Some(mirror)),
+                IoUse::PeerFlush { id },
+                _,
+            ) => {
                 mirror.flushed_for_peer(*id, out);
             }
-            (Phase::Comparing(compare), IoUse::SourceRead { id }, IoDone::Data(data)) => {
+            (Phase::Active(mirror), IoUse::SourceRead { id }, IoDone::Data(data)) => {
+                mirror.copy_read(*id, data, out);
+            }
+            (Phase::Comparing(compare, _), IoUse::SourceRead { id }, IoDone::Data(data)) => {
                 compare.source_read(*id, data, out);
             }
-            (Phase::Comparing(compare), IoUse::TargetRead { id, range }, IoDone::Data(data)) => {
+            (Phase::Comparing(compare, _), IoUse::TargetRead { id, range }, IoDone::Data(data)) => {
                 compare.target_read(*id, *range, &data, out);
             }
-            (Phase::Comparing(compare), IoUse::TargetWrite { id }, _) => {
-                compare.target_wrote(*id, out);
+            (Phase::Comparing(compare, _), IoUse::TargetWrite { id, range }, _) => {
+                compare.target_wrote(*id, *range, out);
             }
             (
                 Phase::Preparing(_, Some(rewrite)),
@@ -370,8 +391,23 @@ impl Volume {
         }
     }
 
+    /// A read for a target that failed: the target does not get it, hosts are not affected.
+    fn is_copy_only(&mut self, used_for: &IoUse, fault: IoFault) -> bool {
+        let (Phase::Active(mirror), IoUse::SourceRead { id }) = (&mut self.phase, used_for) else {
+            return false;
+        };
+        if mirror.copy_read_failed(*id, &mut self.out) {
+            let session = mirror.info().session;
+            warn!(%fault, %session, "this node's copy could not be read for the other one");
+            self.out.report(VolumeReport::CopyFailed { session, fault });
+        }
+        true
+    }
+
     fn disk_failed(&mut self, used_for: &IoUse, fault: IoFault) {
-        if let (Phase::Active(mirror), IoUse::Apply { slot }) = (&mut self.phase, used_for) {
+        if let Phase::Active(mirror) | Phase::Comparing(_, Some(mirror)) = &mut self.phase
+            && let IoUse::Apply { slot } = used_for
+        {
             mirror.apply_failed(*slot);
         }
         if self.failed {
@@ -393,25 +429,35 @@ impl Volume {
     pub fn settle(&mut self, now: Instant, gate: Gate) {
         match &mut self.phase {
             Phase::Active(_) => self.settle_session(now, gate),
-            Phase::Comparing(compare) => {
-                if compare.advance(&mut self.out)
-                    && let Some((session, _)) = self.current
-                {
-                    let progress = compare.progress();
-                    let copied_bytes = progress.copied_bytes;
-                    self.out.report(VolumeReport::Progress(progress));
-                    self.out.report(VolumeReport::Compared { session, copied_bytes });
-                } else {
-                    let progress = compare.progress();
-                    self.report_progress(now, progress);
-                }
-            }
+            Phase::Comparing(..) => self.settle_comparison(now),
             Phase::Preparing(_, Some(rewrite)) => {
                 let progress = rewrite.progress();
                 self.report_progress(now, progress);
             }
             Phase::Idle | Phase::Leaving(_) | Phase::Preparing(_, None) => {}
         }
+    }
+
+    fn settle_comparison(&mut self, now: Instant) {
+        let Phase::Comparing(compare, mirror) = &mut self.phase else {
+            unreachable!("checked by the caller")
+        };
+        if let Some(mirror) = mirror {
+            let mut held = Vec::new();
+            mirror.settle(now, Gate::CLOSED, &mut held, &mut self.out);
+            assert!(held.is_empty(), "a target serves nobody");
+        }
+        let is_equal = compare.advance(&mut self.out);
+        let progress = compare.progress();
+        let Some((session, _)) = self.current else { return };
+        if is_equal {
+            let copied_bytes = progress.copied_bytes;
+            self.out.report(VolumeReport::Progress(progress));
+            self.out.report(VolumeReport::Compared { session, copied_bytes });
+        } else {
+            self.report_progress(now, progress);
+        }
+        self.report_late(now, session);
     }
 
     fn report_progress(&mut self, now: Instant, progress: Progress) {
@@ -452,10 +498,39 @@ impl Volume {
             }
         }
         self.held.put_before(held);
+        if !self.failed {
+            self.copy_on(now, session);
+        }
+        self.report_drained(session);
+        self.report_late(now, session);
+    }
+
+    /// With a target: goes on copying.
+    fn copy_on(&mut self, now: Instant, session: Session) {
+        let Phase::Active(mirror) = &mut self.phase else { unreachable!("checked by the caller") };
+        let is_equal = mirror.copy_on(&mut self.out);
+        let Some(progress) = mirror.copy_progress() else { return };
+        if is_equal {
+            let copied_bytes = progress.copied_bytes;
+            self.out.report(VolumeReport::Progress(progress));
+            self.out.report(VolumeReport::Compared { session, copied_bytes });
+        } else {
+            self.report_progress(now, progress);
+        }
+    }
+
+    fn report_drained(&mut self, session: Session) {
+        let Phase::Active(mirror) = &mut self.phase else { unreachable!("checked by the caller") };
         if self.drain == Drain::Wanted && mirror.is_drained() {
             self.drain = Drain::Done;
             self.out.report(VolumeReport::Drained { session });
         }
+    }
+
+    fn report_late(&mut self, now: Instant, session: Session) {
+        let (Phase::Active(mirror) | Phase::Comparing(_, Some(mirror))) = &mut self.phase else {
+            return;
+        };
         let is_late = mirror.late_at(self.config.io_timeout).is_some_and(|late| late <= now);
         if is_late
             && !self.stuck_reported
@@ -474,5 +549,44 @@ impl Volume {
         let number = self.next_arrival;
         self.next_arrival += 1;
         number
+    }
+}
+
+/// A target takes what it is sent of its copy, and what the source mirrors of writes of hosts: the
+/// source never has both under way in one place.
+fn take_as_target(
+    now: Instant,
+    compare: &mut Compare,
+    mirror: &mut Mirror,
+    message: DataMessage,
+    out: &mut Outbox,
+) -> Result<(), String> {
+    match &message {
+        DataMessage::DigestRequest { range, .. } | DataMessage::SyncBlock { range, .. } => {
+            compare.check_free(mirror.is_changing(*range)).map_err(|e| e.to_string())?;
+        }
+        DataMessage::Repl { write, .. } => {
+            compare.check_free(compare.is_under_way(write.range)).map_err(|e| e.to_string())?;
+        }
+        DataMessage::Flush { .. }
+        | DataMessage::Commit { .. }
+        | DataMessage::WriteRequest { .. }
+        | DataMessage::Ordered(_)
+        | DataMessage::Ack(_)
+        | DataMessage::Applied(_)
+        | DataMessage::Nak { .. }
+        | DataMessage::FlushAck { .. }
+        | DataMessage::Digests { .. }
+        | DataMessage::SyncBlockAck { .. } => {}
+    }
+    match message {
+        DataMessage::DigestRequest { .. }
+        | DataMessage::SyncBlock { .. }
+        | DataMessage::Nak { .. }
+        | DataMessage::Digests { .. }
+        | DataMessage::SyncBlockAck { .. } => {
+            compare.handle_message(message, out).map_err(|e| e.to_string())
+        }
+        other => mirror.handle_message(now, other, out).map_err(|e| e.to_string()),
     }
 }

@@ -18,6 +18,8 @@ use datapath::wire::{DataMessage, Incoming};
 
 #[path = "volume/alone.rs"]
 mod alone;
+#[path = "volume/target.rs"]
+mod target;
 
 const NONCE: ConnNonce = ConnNonce([7; 16]);
 const SESSION: Session = Session(5);
@@ -39,9 +41,13 @@ struct Bench {
 
 impl Bench {
     fn idle() -> Self {
+        Self::of_size(SIZE)
+    }
+
+    fn of_size(size: u64) -> Self {
         let config = VolumeConfig {
             index: VolumeIndex(0),
-            size: SIZE,
+            size,
             granule_bytes: 512,
             io_timeout: IO_TIMEOUT,
             rules: Rules::ALL_HOLD,

@@ -6,3 +6,4 @@ pub mod chaos;
 pub mod checkers;
 pub mod real;
 pub mod sim;
+pub mod volumes;

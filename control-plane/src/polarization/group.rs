@@ -461,6 +461,9 @@ impl Group {
             VolumeReport::DiskStuck { session, waited_ms } => {
                 self.on_disk_stuck(now, volume, session, waited_ms);
             }
+            VolumeReport::CopyFailed { session, .. } => {
+                unreachable!("no target is made equal while hosts are served: {session}")
+            }
             VolumeReport::PeerDiskFailed { session } => self.on_peer_disk_failed(now, session),
             VolumeReport::DiskFailed { fault, operation } => {
                 let path = &self.config.volumes[usize::from(volume.0)].path;

@@ -88,6 +88,15 @@ impl Flushes {
         true
     }
 
+    /// The peer is gone and its copy does not count: its half is not waited for.
+    pub(super) fn peer_lost(&mut self, out: &mut Outbox) {
+        if let Some(running) = &mut self.running {
+            running.on_both = false;
+            running.there = None;
+            self.answer(out);
+        }
+    }
+
     /// When the flush under way began, and how much longer than T_io it may take.
     pub(super) fn waiting_since(&self) -> Option<(Instant, Duration)> {
         self.running.as_ref().map(|running| (running.since, running.patience))

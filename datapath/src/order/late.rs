@@ -9,6 +9,7 @@ use base::time::{Duration, Instant};
 
 use super::live::Owner;
 use super::mirror::Mirror;
+use crate::resync::WaitsFor;
 
 /// A copy that has not done its half.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +62,7 @@ enum What {
     Write(usize),
     Read,
     Flush,
+    Copy(u64),
 }
 
 impl Mirror {
@@ -73,10 +75,11 @@ impl Mirror {
     pub(crate) fn late_half(&self, now: Instant) -> Option<(Duration, Half)> {
         let Waiting { what, since, .. } = self.first_late()?;
         let half = match what {
-            What::Write(slot) => self.half_of(slot),
+            What::Write(slot) => self.half_of(Owner::Write(slot)),
             What::Flush if self.flushes.waits_here() => Half::Here,
             What::Flush => Half::There,
             What::Read => Half::Here,
+            What::Copy(id) => self.half_of(Owner::Copy(id)),
         };
         Some((now.since(since), half))
     }
@@ -95,13 +98,19 @@ impl Mirror {
             let patience = self.reads[*slot].patience;
             Waiting { what: What::Read, since: *since, patience }
         });
-        writes.chain(flush).chain(read).min_by_key(|waiting| waiting.since + waiting.patience)
+        let copies = self.resync().into_iter().flat_map(|resync| resync.waiting());
+        let copies =
+            copies.map(|(id, since, patience)| Waiting { what: What::Copy(id), since, patience });
+        writes
+            .chain(flush)
+            .chain(read)
+            .chain(copies)
+            .min_by_key(|waiting| waiting.since + waiting.patience)
     }
 
-    /// Which copy a write waits for: one that waits for its range waits for what the oldest
-    /// before it waits for.
-    fn half_of(&self, slot: usize) -> Half {
-        let mut owner = Owner::Write(slot);
+    /// Which copy a write or the copy of a region waits for: one that waits for its range waits
+    /// for what the oldest before it waits for.
+    fn half_of(&self, mut owner: Owner) -> Half {
         while let Some(before) = self.oldest_before(owner) {
             owner = before;
         }
@@ -111,6 +120,10 @@ impl Mirror {
             }
             Owner::Write(_) => Half::There,
             Owner::Read(_) => Half::Here,
+            Owner::Copy(id) => match self.resync().map(|resync| resync.waits_for(id)) {
+                Some(WaitsFor::Target) => Half::There,
+                Some(WaitsFor::Lock | WaitsFor::Read) | None => Half::Here,
+            },
         }
     }
 
@@ -120,6 +133,7 @@ impl Mirror {
             Owner::Write(slot) => self.writes[slot].lock,
             Owner::Read(slot) if self.reads[slot].submitted => None,
             Owner::Read(slot) => Some(self.reads[slot].lock),
+            Owner::Copy(id) => self.resync().and_then(|resync| resync.waiting_lock(id)),
         };
         self.locks.oldest_before(lock?)
     }

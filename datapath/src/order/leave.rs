@@ -99,7 +99,7 @@ impl Mirror {
                 Some(request) => IoUse::Ungated { request: *request },
                 None => IoUse::Orphan,
             },
-            IoUse::LocalFlush | IoUse::PeerFlush { .. } => IoUse::Orphan,
+            IoUse::LocalFlush | IoUse::PeerFlush { .. } | IoUse::SourceRead { .. } => IoUse::Orphan,
             other => other.clone(),
         });
         leftovers
@@ -113,6 +113,9 @@ impl Mirror {
                 leftovers.uncommitted.push(live.write.range);
             }
             let Origin::Own { request, arrival } = live.origin else { continue };
+            if live.replied && self.info.rules.hold(Rule::AckFromBoth) {
+                continue;
+            }
             if live.seq.is_none() && live.fid.is_none() {
                 let operation = Operation::Write(live.write.clone());
                 leftovers.held.push(Arrival { number: arrival, id: request, operation });

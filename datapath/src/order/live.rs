@@ -14,6 +14,8 @@ use crate::storage::{IoDone, IoFault};
 pub(super) enum Owner {
     Write(usize),
     Read(usize),
+    /// The copy of a region for a target, by its number.
+    Copy(u64),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,9 +41,11 @@ pub(super) struct LiveWrite {
     pub(super) here: bool,
     /// The peer said that its copy has it, or nothing of it goes there.
     pub(super) there: bool,
-    /// Places from `seq` on under which it goes to the peer: one in a session, none alone.
+    /// Places from `seq` on under which it goes to the peer: one in a session, none alone, some
+    /// while the peer's copy is being made.
     pub(super) parts: u32,
-    /// It was answered too early: only a broken rule does that.
+    /// It was answered before the peer had what of it was sent there: while the peer's copy is
+    /// being made, else only if a rule is broken.
     pub(super) replied: bool,
     /// Since when it has waited for what it waits for, and how much longer than T_io it may.
     pub(super) since: Instant,

@@ -9,7 +9,8 @@
 //! W3 in `reads.rs`, P1 in `flush.rs`.
 //! Faults assumed: any message may be missing because the connection ended; none is reordered,
 //! repeated or altered (TLS, and the frame sequence).
-//! Not here: the way of a write (`writes.rs`) and of a read (`reads.rs`), what the peer says
+//! Not here: the way of a write (`writes.rs`) and of a read (`reads.rs`), a peer whose copy is
+//! being made (`copy.rs`), what the peer says
 //! (`peer.rs`), what waits too long (`late.rs`), the end (`leave.rs`), what becomes of requests
 //! outside a session (`volume.rs`).
 //!
@@ -33,10 +34,12 @@ use super::leave::CarriedWrite;
 use super::live::{LiveRead, LiveWrite, Origin, Owner};
 use super::ranges::{LockId, RangeLocks};
 use super::told::Told;
+use crate::compare::WINDOW;
 use crate::gate::Gate;
 use crate::outbox::{Outbox, Stages};
 use crate::port::Role;
 use crate::queues::{Queue, REQUESTS_MAX};
+use crate::resync::Resync;
 use crate::wire::DataMessage;
 
 /// What a session is about.
@@ -61,8 +64,26 @@ pub struct SessionInfo {
 pub(super) enum PeerCopy {
     /// There is none that counts: this node serves alone.
     Absent,
+    /// It is being made equal while this node serves; it counts for nothing.
+    Resync(Box<Resync>),
     /// It has everything that is committed.
     Whole,
+}
+
+impl PeerCopy {
+    /// Whether writes are answered before the target has them (PROTOCOL 2.8.2 step 4).
+    pub(super) fn is_in_passes(&self) -> bool {
+        matches!(self, Self::Resync(resync) if !resync.is_last_step())
+    }
+
+    /// Whether FLUSH and replies wait for it.
+    fn is_waited_for(&self) -> bool {
+        match self {
+            Self::Absent => false,
+            Self::Resync(resync) => resync.is_last_step(),
+            Self::Whole => true,
+        }
+    }
 }
 
 /// A request as it arrived, to be admitted or held.
@@ -113,6 +134,18 @@ pub struct Mirror {
     pub(super) told: Told,
     pub(super) flushes: Flushes,
     pub(super) failed_seq: Option<u64>,
+    /// Alone, something was written that no peer has.
+    pub(super) written_alone: bool,
+    /// Own writes that were answered and that the peer has not acknowledged.
+    pub(super) answered_alone: usize,
+    /// Of own writes of several parts: the parts above the first one of each, and which parts the
+    /// target has.
+    pub(super) extra_parts: usize,
+    pub(super) parts_there: BTreeSet<u64>,
+    /// Number of the next copy of a region.
+    pub(super) next_copy: u64,
+    /// Reads for targets that are gone, which keep their locks until they end.
+    pub(super) abandoned: BTreeMap<u64, LockId>,
 }
 
 impl Mirror {
@@ -156,15 +189,23 @@ impl Mirror {
             told: Told::default(),
             flushes: Flushes::default(),
             failed_seq: None,
+            written_alone: false,
+            answered_alone: 0,
+            extra_parts: 0,
+            parts_there: BTreeSet::new(),
+            next_copy: 0,
+            abandoned: BTreeMap::new(),
         }
     }
 
     /// What waits in the session.
-    pub(crate) fn queues(&self) -> [Queue; 4] {
+    pub(crate) fn queues(&self) -> [Queue; 5] {
         let both = REQUESTS_MAX + PEER_WRITES_MAX;
+        let copies = self.resync().map_or(0, Resync::copies) + self.abandoned.len();
         [
             Queue::of("writes", self.writes.len(), both),
-            Queue::of("range locks", self.locks.len(), both),
+            Queue::of("range locks", self.locks.len(), both + WINDOW),
+            Queue::of("regions being copied", copies, WINDOW),
             Queue::of("writes of the peer", self.peer_writes, PEER_WRITES_MAX),
             Queue::of_bytes("bytes of the peer's writes", self.peer_bytes, PEER_BYTES_MAX),
         ]
@@ -243,7 +284,7 @@ impl Mirror {
         self.now = now;
         self.answer_reads(now, gate, held, out);
         let patience = self.work.patience() + late::time_for(self.unflushed_bytes);
-        let on_both = matches!(self.peer, PeerCopy::Whole);
+        let on_both = self.peer.is_waited_for();
         if self.flushes.start(now, patience, (on_both, self.info.rules), out) {
             self.unflushed_bytes = 0;
         }

@@ -5,6 +5,7 @@ pub mod mirror;
 pub mod peer;
 pub mod ranges;
 
+pub(crate) mod copy;
 mod flush;
 pub(crate) mod late;
 mod live;

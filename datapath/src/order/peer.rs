@@ -29,6 +29,9 @@ pub enum MirrorError {
     /// A range outside the volume or not in whole blocks.
     #[error("a range outside the volume")]
     Range,
+    /// Not one digest per block, or of a region that is not being copied.
+    #[error("digests that were not asked for")]
+    Digests,
     /// More under way than a node takes from its hosts.
     #[error("more {0} under way than a node takes from its hosts")]
     TooMany(&'static str),
@@ -70,10 +73,11 @@ impl Mirror {
                 if known { Ok(()) } else { Err(number("FLUSH_ACK", id)) }
             }
             DataMessage::Nak { .. } => unreachable!("the volume takes NAK"),
-            DataMessage::DigestRequest { .. }
-            | DataMessage::Digests { .. }
-            | DataMessage::SyncBlock { .. }
-            | DataMessage::SyncBlockAck { .. } => Err(MirrorError::Role("sync message")),
+            DataMessage::Digests { id, digests } => self.handle_digests(id, digests, out),
+            DataMessage::SyncBlockAck { id } => self.handle_block_ack(id, out),
+            DataMessage::DigestRequest { .. } | DataMessage::SyncBlock { .. } => {
+                Err(MirrorError::Role("sync message"))
+            }
         }
     }
 
@@ -157,13 +161,17 @@ impl Mirror {
             return Err(MirrorError::Role(what));
         }
         for seq in seqs {
-            let expected = self.own.get(seq).copied().filter(|slot| !self.writes[*slot].there);
+            let expected =
+                self.own.get(seq).copied().filter(|slot| self.waits_for_ack(*slot, *seq));
             let Some(slot) = expected else {
                 if self.info.rules.hold(Rule::CommitOwnOnly) {
                     return Err(number(what, *seq));
                 }
                 continue;
             };
+            if self.writes[slot].parts > 1 && !self.is_last_part(slot, *seq) {
+                continue;
+            }
             let live = &mut self.writes[slot];
             live.there = true;
             live.stages.there = Some(self.now);
@@ -189,6 +197,9 @@ impl Mirror {
         if !rules.hold(Rule::CommitOwnOnly) {
             let own: Vec<_> = self.own.range(..=watermark).map(|(_, slot)| *slot).collect();
             for slot in own {
+                if !self.writes.contains(slot) {
+                    continue;
+                }
                 self.writes[slot].there = true;
                 self.try_commit(slot, out);
             }
@@ -229,6 +240,6 @@ impl Mirror {
     }
 }
 
-fn number(what: &'static str, number: u64) -> MirrorError {
+pub(super) fn number(what: &'static str, number: u64) -> MirrorError {
     MirrorError::Number { what, number }
 }

@@ -94,6 +94,11 @@ impl<T: Copy> RangeLocks<T> {
         self.entries.get(&oldest).map(|entry| entry.owner)
     }
 
+    /// Whether an exclusive entry, granted or not, overlaps `range`.
+    pub fn is_changing(&self, range: ByteRange) -> bool {
+        self.exclusive.oldest(range).is_some()
+    }
+
     /// Number of entries.
     pub fn len(&self) -> usize {
         self.entries.len()

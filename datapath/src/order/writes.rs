@@ -125,7 +125,11 @@ impl Mirror {
                         out.send(DataMessage::Repl { seq, write: live.write.clone() });
                         self.told.open(seq);
                     }
-                    PeerCopy::Absent => live.there = true,
+                    PeerCopy::Resync(_) => self.place_parts(slot, seq, out),
+                    PeerCopy::Absent => {
+                        live.there = true;
+                        self.written_alone = true;
+                    }
                 }
             }
             Origin::Peer => {
@@ -190,9 +194,16 @@ impl Mirror {
         let live = &mut self.writes[slot];
         match live.origin {
             Origin::Own { request, .. } => {
-                if !self.info.rules.hold(Rule::AckFromBoth) {
+                let alone = !live.there && self.peer.is_in_passes();
+                if alone || !self.info.rules.hold(Rule::AckFromBoth) {
                     live.replied = true;
+                    self.answered_alone += 1;
                     out.answer(request, Completion::Done, live.stages);
+                    if !self.info.rules.hold(Rule::LockOutlivesReply)
+                        && let Some(lock) = live.lock.take()
+                    {
+                        self.leave_lock(lock, out);
+                    }
                 }
                 self.try_commit(slot, out);
             }
@@ -228,14 +239,25 @@ impl Mirror {
         };
         assert!(live.here && live.there, "W4: both copies have the write before its reply");
         assert!(
-            live.lock.is_some() || !self.info.rules.hold(Rule::LockUntilCommit),
+            live.lock.is_some() || live.replied || !self.info.rules.hold(Rule::LockUntilCommit),
             "W2: a range is locked until both copies have the write"
         );
+        assert!(
+            live.lock.is_some()
+                || !live.replied
+                || !self.info.rules.hold(Rule::LockOutlivesReply)
+                || !self.info.rules.hold(Rule::LockUntilCommit),
+            "D14: an early reply leaves the lock until the target has the write"
+        );
         self.own.remove(&seq);
-        if live.parts > 0 {
-            self.told.commit(seq);
+        match live.parts {
+            0 => {}
+            1 => self.told.commit(seq),
+            parts => self.commit_parts(seq, parts),
         }
-        if !live.replied {
+        if live.replied {
+            self.answered_alone -= 1;
+        } else {
             out.answer(request, Completion::Done, live.stages);
         }
         if let Some(lock) = live.lock {
@@ -253,6 +275,7 @@ impl Mirror {
                 Owner::Write(slot) => self.write_granted(slot, out),
                 Owner::Read(slot) if !self.reads[slot].submitted => self.start_read(slot, out),
                 Owner::Read(_) => {}
+                Owner::Copy(id) => self.copy_granted(id, out),
             }
         }
         self.granted = granted;

@@ -10,6 +10,7 @@ use base::time::Instant;
 
 use super::{Drain, Phase, Volume, VolumeConfig};
 use crate::compare::Compare;
+use crate::order::copy::Target;
 use crate::order::mirror::{Mirror, SessionInfo};
 use crate::order::writes;
 use crate::outbox::{CloseReason, IoUse};
@@ -29,9 +30,14 @@ impl Volume {
                     panic!("a comparison follows its preparation")
                 };
                 let VolumeConfig { size, rules, .. } = self.config;
-                self.phase = Phase::Comparing(Compare::new(role, scope, seed, size, rules));
+                let compare = Compare::new(role, scope, seed, size, rules);
+                let mirror = self.mirror_of_target(role, session, conn_nonce);
+                self.phase = Phase::Comparing(compare, mirror);
                 self.progress_at = Instant::ZERO;
                 self.begin(now, session, conn_nonce);
+            }
+            VolumeCommand::Enter { session, .. } if self.has_target() => {
+                self.enter_with_target(session);
             }
             VolumeCommand::Enter { session, conn_nonce, role, granule_bytes } => {
                 let VolumeConfig { size, rules, .. } = self.config;
@@ -48,6 +54,10 @@ impl Volume {
             VolumeCommand::EnterSolo { session, granule_bytes } => {
                 self.enter_solo(now, session, granule_bytes);
             }
+            VolumeCommand::Attach { session, conn_nonce, scope, seed, granule_bytes } => {
+                self.attach(now, Target { session, conn_nonce, scope, seed, granule_bytes });
+            }
+            VolumeCommand::Detach { session } => self.detach(now, session),
             VolumeCommand::Leave { session } => self.leave(session),
             VolumeCommand::DiscardHeld => {
                 self.refusing = true;
@@ -55,7 +65,7 @@ impl Volume {
             }
             VolumeCommand::Drain { .. } => self.drain = Drain::Wanted,
             VolumeCommand::FailureRecorded => {
-                if let Phase::Active(mirror) = &mut self.phase {
+                if let Phase::Active(mirror) | Phase::Comparing(_, Some(mirror)) = &mut self.phase {
                     mirror.failure_recorded(&mut self.out);
                 }
             }
@@ -128,7 +138,7 @@ impl Volume {
 
     fn enter(&mut self, now: Instant, info: SessionInfo, conn_nonce: ConnNonce) {
         let SessionInfo { session, role, .. } = info;
-        let Phase::Comparing(compare) = &self.phase else {
+        let Phase::Comparing(compare, mirror) = &mut self.phase else {
             panic!("a session begins with a comparison, if only of nothing");
         };
         if compare.is_asked_for_more() {
@@ -136,13 +146,24 @@ impl Volume {
             self.handle_link_lost(conn_nonce, why);
             return;
         }
-        self.assert_quiet();
+        let mirror = mirror.take();
+        if mirror.is_none() {
+            self.assert_quiet();
+        }
         self.assert_granule(info.granule_bytes);
         assert!(
             role == Role::Orderer || self.carried.is_empty(),
             "D9: the target of a join has given its own unanswered writes up"
         );
-        self.serve(Mirror::new(info));
+        let mirror = match mirror {
+            Some(mut mirror) => {
+                assert_eq!(role, Role::Follower, "a target follows its source");
+                mirror.follow(info.granule_bytes);
+                mirror
+            }
+            None => Box::new(Mirror::new(info)),
+        };
+        self.serve(mirror);
         self.begin(now, session, conn_nonce);
         self.out.report(VolumeReport::Entered { session });
     }
@@ -160,13 +181,63 @@ impl Volume {
         for carried in self.carried.extract_if(.., |carried| !carried.applied) {
             mirror.carry_out(now, carried, &mut self.out);
         }
-        self.serve(mirror);
+        self.serve(Box::new(mirror));
         self.current = None;
         self.out.report(VolumeReport::Entered { session });
     }
 
-    fn serve(&mut self, mirror: Mirror) {
-        self.phase = Phase::Active(Box::new(mirror));
+    /// What a target keeps of the writes that the source mirrors: it is the follower's from the
+    /// first of them on.
+    fn mirror_of_target(
+        &self,
+        role: SyncRole,
+        session: Session,
+        conn_nonce: ConnNonce,
+    ) -> Option<Box<Mirror>> {
+        let VolumeConfig { size, granule_bytes, rules, .. } = self.config;
+        let (conn_nonce, follower) = (Some(conn_nonce), Role::Follower);
+        let info = SessionInfo { session, conn_nonce, role: follower, size, granule_bytes, rules };
+        (role == SyncRole::Target).then(|| Box::new(Mirror::new(info)))
+    }
+
+    fn has_target(&self) -> bool {
+        matches!(&self.phase, Phase::Active(mirror) if mirror.copy_progress().is_some())
+    }
+
+    fn served(&mut self) -> &mut Mirror {
+        let Phase::Active(mirror) = &mut self.phase else {
+            panic!("a target comes to a node that serves alone, and goes from there")
+        };
+        mirror
+    }
+
+    fn attach(&mut self, now: Instant, target: Target) {
+        self.assert_granule(target.granule_bytes);
+        self.served().attach(now, target);
+        self.stuck_reported = false;
+        self.progress_at = Instant::ZERO;
+        self.begin(now, target.session, target.conn_nonce);
+    }
+
+    fn detach(&mut self, now: Instant, session: Session) {
+        self.current = None;
+        self.stuck_reported = false;
+        let Self { phase: Phase::Active(mirror), out, .. } = self else {
+            panic!("a target goes from a node that serves")
+        };
+        assert_eq!(mirror.info().session, session, "the target that is lost is ours");
+        mirror.detach(now, out);
+    }
+
+    fn enter_with_target(&mut self, session: Session) {
+        let mirror = self.served();
+        assert_eq!(mirror.info().session, session, "the session that begins is the target's");
+        mirror.complete_copy();
+        self.out.report(VolumeReport::Entered { session });
+    }
+
+    fn serve(&mut self, mirror: Box<Mirror>) {
+        self.phase = Phase::Active(mirror);
         self.refusing = false;
         self.stuck_reported = false;
         self.drain = Drain::No;
@@ -204,15 +275,24 @@ impl Volume {
                 self.carried.extend(leftovers.carried);
                 self.held.put_before(leftovers.held);
             }
-            Phase::Comparing(_) | Phase::Preparing(..) | Phase::Idle | Phase::Leaving(_) => {
-                self.out.reassign(|used_for| match used_for {
-                    IoUse::Carried { arrival } => IoUse::Carried { arrival: *arrival },
-                    _ => IoUse::Orphan,
-                });
+            Phase::Comparing(_, mirror) => {
+                if let Some(mirror) = mirror {
+                    let none = || unreachable!("a target has no request of a host");
+                    uncommitted = mirror.leave(none, &mut self.out).uncommitted;
+                }
+                self.orphan();
             }
+            Phase::Preparing(..) | Phase::Idle | Phase::Leaving(_) => self.orphan(),
         }
         self.out.report(VolumeReport::Left { session, uncommitted });
         self.report_quiet();
+    }
+
+    fn orphan(&mut self) {
+        self.out.reassign(|used_for| match used_for {
+            IoUse::Carried { arrival } => IoUse::Carried { arrival: *arrival },
+            _ => IoUse::Orphan,
+        });
     }
 
     pub(super) fn report_quiet(&mut self) {

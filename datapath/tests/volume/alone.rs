@@ -11,7 +11,7 @@ impl Bench {
         bench
     }
 
-    fn enter_solo(&mut self, session: Session) {
+    pub(super) fn enter_solo(&mut self, session: Session) {
         self.command(VolumeCommand::EnterSolo { session, granule_bytes: 512 });
         assert!(self.reports.contains(&VolumeReport::Entered { session }));
         let serve_gen = self.gate.serve_gen + 1;

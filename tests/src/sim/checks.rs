@@ -294,6 +294,7 @@ impl World {
             }
             VolumeReport::Quiet { .. } => "Quiet",
             VolumeReport::Drained { .. } => "Drained",
+            VolumeReport::CopyFailed { .. } => "CopyFailed",
             VolumeReport::PeerStuck { .. } => "PeerStuck",
             VolumeReport::DiskStuck { .. } => "DiskStuck",
             VolumeReport::PeerDiskFailed { .. } => "PeerDiskFailed",

@@ -570,7 +570,9 @@ impl World {
                 fake.discarded = false;
                 reports.push(VolumeReport::Entered { session });
             }
-            VolumeCommand::EnterSolo { session, .. } => {
+            VolumeCommand::EnterSolo { session, .. }
+            | VolumeCommand::Attach { session, .. }
+            | VolumeCommand::Detach { session } => {
                 panic!("nobody serves alone: session {session:?}");
             }
             VolumeCommand::Leave { session } => {
