@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use base::range::ByteRange;
 use base::request::Operation;
 
 use crate::order::mirror::Arrival;
@@ -43,6 +44,21 @@ impl Held {
         let arrival = self.arrivals.pop_front()?;
         self.payload_bytes -= payload_bytes(&arrival);
         Some(arrival)
+    }
+
+    /// Takes the reads of `wanted` ranges out of what arrived last, with numbers from `seen` on.
+    pub(crate) fn take_reads(
+        &mut self,
+        seen: u64,
+        wanted: impl Fn(ByteRange) -> bool,
+    ) -> Vec<Arrival> {
+        let fresh = self.arrivals.iter().rev().take_while(|arrival| arrival.number >= seen);
+        let start = self.arrivals.len() - fresh.count();
+        let is_wanted = |arrival: &Arrival| matches!(arrival.operation, Operation::Read { range } if wanted(range));
+        let (taken, left): (Vec<_>, Vec<_>) =
+            self.arrivals.split_off(start).into_iter().partition(is_wanted);
+        self.arrivals.extend(left);
+        taken
     }
 
     pub(crate) fn retain(&mut self, keep: impl Fn(&Arrival) -> bool) {

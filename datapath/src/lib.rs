@@ -6,6 +6,7 @@
 mod compare;
 pub mod gate;
 mod held;
+mod late_reads;
 pub mod order;
 pub mod outbox;
 pub mod port;

@@ -114,8 +114,8 @@ pub(crate) enum IoUse {
     RewriteRead { range: ByteRange },
     /// The same piece.
     RewriteWrite { range: ByteRange },
-    /// A read that is answered whatever the gate says: only a broken rule makes one.
-    Ungated { request: RequestId },
+    /// A read of a session that was left, or after it, in this slot.
+    LateRead { slot: usize },
     /// Nobody waits for it any more, but the session is not quiet before it has completed.
     Orphan,
 }

@@ -112,8 +112,11 @@ pub enum VolumeCommand {
         /// The session of `Attach`.
         session: Session,
     },
-    /// Leave the session: no further ACK, APPLIED, COMMIT or reply of it. Answered at once by
-    /// `Left` and by `Quiet` when everything submitted has completed (W7). Requests are held.
+    /// Leave the session: no further ACK, APPLIED, COMMIT and no reply to a write or flush of it.
+    /// Answered at once by `Left` and by `Quiet` when everything submitted has completed, but for
+    /// reads (W7). Requests are held; reads of what is committed go on for as long as the gate of
+    /// this session is open in the same generation, and no longer than the next `Prepare` or
+    /// `EnterSolo`.
     Leave {
         /// The session being left.
         session: Session,

@@ -1,7 +1,7 @@
 //! One volume at one node: all that the shell and the simulator drive.
 //!
-//! Owns: requests that wait, own writes carried over a lost session, and one of: nothing, a
-//! comparison, a session. In: requests, the peer's messages, completions, the group's commands, one
+//! Owns: requests that wait, own writes carried over a lost session, reads after it, and one of:
+//! nothing, a comparison, a session. In: requests, the peer's messages, completions, the group's commands, one
 //! sample of clock and gate per turn. Out: actions.
 //! Invariants: W7 nothing of the next session is submitted before everything of the last one has
 //! completed. G1 a message of another session or connection is dead. G2a what was read from a host
@@ -9,7 +9,7 @@
 //! group said so.
 //! Faults assumed: as `order/mirror.rs`; any I/O may fail: from then on nothing is acknowledged.
 //! Not here: its life at the group's word (`life`), the order of writes (`order`), the comparison
-//! (`compare`), who serves (the group).
+//! (`compare`), reads after a session (`late_reads`), who serves (the group).
 //!
 //! The life of a volume: idle, then for each session Prepare, Compare, Enter, (Drain,) Leave; alone
 //! EnterSolo instead of the first three, then Attach for a target that comes, and Enter when it is
@@ -30,6 +30,7 @@ use tracing::warn;
 use crate::compare::{Compare, TARGET_IO_MAX, WINDOW};
 use crate::gate::Gate;
 use crate::held::Held;
+use crate::late_reads::LateReads;
 use crate::order::late::Half;
 use crate::order::leave::CarriedWrite;
 use crate::order::mirror::{Arrival, Mirror, SessionInfo};
@@ -97,6 +98,9 @@ pub struct Volume {
     /// Requests that wait for a session with an open gate, oldest first.
     held: Held,
     carried: Vec<CarriedWrite>,
+    /// Reads after a session, and in which generation its gate was open last.
+    late_reads: LateReads,
+    open_gen: Option<u64>,
     next_arrival: u64,
     drain: Drain,
     /// After `DiscardHeld`: nobody came back in time, new requests are not held.
@@ -118,6 +122,8 @@ impl Volume {
             early: VecDeque::new(),
             held: Held::default(),
             carried: Vec::new(),
+            late_reads: LateReads::default(),
+            open_gen: None,
             next_arrival: 0,
             drain: Drain::No,
             refusing: false,
@@ -163,7 +169,9 @@ impl Volume {
         };
         let carried: u64 = self.carried.iter().map(|carried| carried.write.payload_bytes()).sum();
         let held = self.held.payload_bytes();
-        (requests + self.held.len() + self.carried.len(), bytes + held + carried)
+        let (late, late_bytes) = self.late_reads.load();
+        let requests = requests + self.held.len() + self.carried.len() + late;
+        (requests, bytes + held + carried + late_bytes)
     }
 
     /// Everything that waits here, with what there may be of it after a turn.
@@ -200,6 +208,7 @@ impl Volume {
     /// A client's connection is closed: what waits is forgotten (D7).
     pub fn handle_client_gone(&mut self, client: ClientId) {
         self.held.retain(|arrival| arrival.id.client != client);
+        self.late_reads.forget(Some(client));
         self.carried.retain(|c| c.id.client != client || c.applied || c.in_flight);
         if let Phase::Active(mirror) = &mut self.phase {
             mirror.client_gone(client, &mut self.out);
@@ -292,11 +301,7 @@ impl Volume {
         let used_for = self.out.complete(id);
         match used_for {
             IoUse::Read { slot } => self.read_done(slot, result),
-            IoUse::Ungated { request } => {
-                if let Ok(IoDone::Data(data)) = result {
-                    self.out.reply(request, Completion::Data(data));
-                }
-            }
+            IoUse::LateRead { slot } => self.late_read_done(now, slot, result),
             IoUse::Prefetch => {}
             IoUse::Apply { .. }
             | IoUse::LocalFlush
@@ -378,16 +383,20 @@ impl Volume {
         }
     }
 
-    fn read_done(&mut self, slot: usize, result: Result<IoDone, IoFault>) {
-        if let Err(fault) = &result {
-            warn!(
-                %fault,
-                "a read of this node's copy failed; its host gets EIO, the peer's copy is not affected"
-            );
+    fn late_read_done(&mut self, now: Instant, slot: usize, result: Result<IoDone, IoFault>) {
+        warn_of_read(&result);
+        let lock = self.late_reads.done(slot, result, now);
+        if let (Some(lock), Phase::Active(mirror)) = (lock, &mut self.phase) {
+            mirror.release(now, lock, &mut self.out);
         }
+        self.prepare_next();
+    }
+
+    fn read_done(&mut self, slot: usize, result: Result<IoDone, IoFault>) {
+        warn_of_read(&result);
         match &mut self.phase {
             Phase::Active(mirror) => mirror.read_done(slot, result),
-            _ => unreachable!("reads of a session that was left are orphans"),
+            _ => unreachable!("reads of a session that was left are late ones"),
         }
     }
 
@@ -427,6 +436,12 @@ impl Volume {
     /// The end of a turn, with one sample of clock and gate taken after its last event: admits
     /// requests, answers reads, tells the peer, notices what waits too long.
     pub fn settle(&mut self, now: Instant, gate: Gate) {
+        // A copy that failed may have lost what it had: nothing is read from it any more.
+        let gate = if self.failed { Gate::CLOSED } else { gate };
+        if !self.late_reads.is_idle() {
+            let with = (self.config.rules, &mut self.out);
+            self.late_reads.settle(now, gate, self.next_arrival, &mut self.held, with);
+        }
         match &mut self.phase {
             Phase::Active(_) => self.settle_session(now, gate),
             Phase::Comparing(..) => self.settle_comparison(now),
@@ -470,10 +485,9 @@ impl Volume {
     fn settle_session(&mut self, now: Instant, gate: Gate) {
         let Phase::Active(mirror) = &mut self.phase else { unreachable!("checked by the caller") };
         let session = mirror.info().session;
-        // A copy that failed may have lost what it had: nothing is read from it any more.
-        let gate = if self.failed { Gate::CLOSED } else { gate };
         let open = gate.usable(now) && gate.session == session;
         if open {
+            self.open_gen = Some(gate.serve_gen);
             for carried in self.carried.drain(..) {
                 assert!(carried.applied, "the source of a join has its own writes");
                 self.out.reply(carried.id, Completion::Done);
@@ -549,6 +563,15 @@ impl Volume {
         let number = self.next_arrival;
         self.next_arrival += 1;
         number
+    }
+}
+
+fn warn_of_read(result: &Result<IoDone, IoFault>) {
+    if let Err(fault) = result {
+        warn!(
+            %fault,
+            "a read of this node's copy failed; its host gets EIO, the peer's copy is not affected"
+        );
     }
 }
 

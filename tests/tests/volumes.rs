@@ -40,9 +40,10 @@ fn no_seed_has_a_finding() {
         sum.lost_early += counts.lost_early;
         sum.lost_late += counts.lost_late;
         sum.sessions += counts.sessions;
+        sum.reads_after += counts.reads_after;
     }
     println!("{sum:?}");
-    let all = [sum.answered_alone, sum.lost_early, sum.lost_late, sum.sessions];
+    let all = [sum.answered_alone, sum.lost_early, sum.lost_late, sum.sessions, sum.reads_after];
     assert!(all.iter().all(|count| *count > 0), "{sum:?}");
 }
 
@@ -95,4 +96,5 @@ each_rule! {
     ack_from_both_is_noticed: AckFromBoth,
     compare_everything_is_noticed: CompareEverything,
     target_drops_own_is_noticed: TargetDropsOwn,
+    quiet_before_next_is_noticed: QuietBeforeNext,
 }

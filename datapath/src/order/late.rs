@@ -119,7 +119,7 @@ impl Mirror {
                 Half::Here
             }
             Owner::Write(_) => Half::There,
-            Owner::Read(_) => Half::Here,
+            Owner::Read(_) | Owner::Late => Half::Here,
             Owner::Copy(id) => match self.resync().map(|resync| resync.waits_for(id)) {
                 Some(WaitsFor::Target) => Half::There,
                 Some(WaitsFor::Lock | WaitsFor::Read) | None => Half::Here,
@@ -133,6 +133,7 @@ impl Mirror {
             Owner::Write(slot) => self.writes[slot].lock,
             Owner::Read(slot) if self.reads[slot].submitted => None,
             Owner::Read(slot) => Some(self.reads[slot].lock),
+            Owner::Late => None,
             Owner::Copy(id) => self.resync().and_then(|resync| resync.waiting_lock(id)),
         };
         self.locks.oldest_before(lock?)

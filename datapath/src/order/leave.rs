@@ -12,6 +12,7 @@ use base::rules::Rule;
 
 use super::live::{LiveRead, LiveWrite, Origin};
 use super::mirror::{Arrival, Mirror};
+use crate::late_reads::{LateRead, LateReads};
 use crate::outbox::{IoUse, Outbox};
 
 /// An own write that was sent to the peer and not answered when the session ended.
@@ -80,11 +81,17 @@ impl Mirror {
 
     /// Leaves the session (W7): what was not submitted is dropped, what the peer never saw is held,
     /// own writes that it may have seen are carried.
-    pub(crate) fn leave(self, mut number: impl FnMut() -> u64, out: &mut Outbox) -> Leftovers {
+    /// Reads under way go on in `late`.
+    pub(crate) fn leave(
+        mut self,
+        mut number: impl FnMut() -> u64,
+        late: &mut LateReads,
+        out: &mut Outbox,
+    ) -> Leftovers {
         let mut leftovers =
             Leftovers { held: Vec::new(), carried: Vec::new(), uncommitted: Vec::new() };
         let carried = self.part_with_writes(&mut leftovers);
-        let ungated = self.part_with_reads(&mut leftovers);
+        let reads = self.part_with_reads(&mut leftovers, late);
         for id in self.flushes.into_requests() {
             leftovers.held.push(Arrival { number: number(), id, operation: Operation::Flush });
         }
@@ -95,10 +102,7 @@ impl Mirror {
                 Some(arrival) => IoUse::Carried { arrival: *arrival },
                 None => IoUse::Orphan,
             },
-            IoUse::Read { slot } => match ungated.get(slot) {
-                Some(request) => IoUse::Ungated { request: *request },
-                None => IoUse::Orphan,
-            },
+            IoUse::Read { slot } => IoUse::LateRead { slot: reads[slot] },
             IoUse::LocalFlush | IoUse::PeerFlush { .. } | IoUse::SourceRead { .. } => IoUse::Orphan,
             other => other.clone(),
         });
@@ -133,19 +137,24 @@ impl Mirror {
         arrivals
     }
 
-    /// Reads are asked again. Only a broken rule leaves some that are answered all the same: their
-    /// requests, by slot.
-    fn part_with_reads(&self, leftovers: &mut Leftovers) -> BTreeMap<usize, RequestId> {
-        let gated = self.info.rules.hold(Rule::GateAtReply);
-        let mut ungated = BTreeMap::new();
-        for (slot, read) in &self.reads {
-            if !gated && read.submitted && read.result.is_none() {
-                ungated.insert(slot, read.request);
+    /// Reads that wait are asked again, the others go on: their new slots, by the old ones.
+    fn part_with_reads(
+        &mut self,
+        leftovers: &mut Leftovers,
+        late: &mut LateReads,
+    ) -> BTreeMap<usize, usize> {
+        let mut slots = BTreeMap::new();
+        for (slot, read) in std::mem::take(&mut self.reads) {
+            let LiveRead { request, arrival, range, serve_gen, result, stages, .. } = read;
+            if !read.submitted {
+                let operation = Operation::Read { range };
+                leftovers.held.push(Arrival { number: arrival, id: request, operation });
                 continue;
             }
-            let operation = Operation::Read { range: read.range };
-            leftovers.held.push(Arrival { number: read.arrival, id: read.request, operation });
+            let asked = Some((arrival, request));
+            let late_read = LateRead { asked, range, serve_gen, lock: None, result, stages };
+            slots.insert(slot, late.add(late_read));
         }
-        ungated
+        slots
     }
 }

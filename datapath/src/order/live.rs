@@ -16,6 +16,8 @@ pub(super) enum Owner {
     Read(usize),
     /// The copy of a region for a target, by its number.
     Copy(u64),
+    /// A read of the time before, which nobody waits for.
+    Late,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -248,6 +248,19 @@ impl Mirror {
         self.admit_write(carried.arrival, carried.id, carried.write, out);
     }
 
+    /// Keeps a range that a read of the time before has not left: what is written there waits.
+    pub(crate) fn keep_unwritten(&mut self, range: ByteRange) -> LockId {
+        let (lock, granted) = self.enter_queue(range, false, Owner::Late);
+        assert!(granted, "W7: what is left of the time before comes first");
+        lock
+    }
+
+    /// That read has ended.
+    pub(crate) fn release(&mut self, now: Instant, lock: LockId, out: &mut Outbox) {
+        self.now = now;
+        self.leave_lock(lock, out);
+    }
+
     /// Adds an entry to the lock queue: whole blocks of the direct I/O of both nodes (W9).
     pub(super) fn enter_queue(
         &mut self,

@@ -9,6 +9,6 @@ pub(crate) mod copy;
 mod flush;
 pub(crate) mod late;
 mod live;
-mod reads;
+pub(crate) mod reads;
 mod told;
 pub(crate) mod writes;

@@ -100,7 +100,7 @@ impl Mirror {
     }
 }
 
-fn read_completion(result: Option<Result<IoDone, IoFault>>) -> Completion {
+pub(crate) fn read_completion(result: Option<Result<IoDone, IoFault>>) -> Completion {
     match result.expect("a read in the list of done ones has its result") {
         Ok(IoDone::Data(data)) => Completion::Data(data),
         Ok(IoDone::Done) => unreachable!("a read returns data"),

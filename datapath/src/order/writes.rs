@@ -276,6 +276,7 @@ impl Mirror {
                 Owner::Read(slot) if !self.reads[slot].submitted => self.start_read(slot, out),
                 Owner::Read(_) => {}
                 Owner::Copy(id) => self.copy_granted(id, out),
+                Owner::Late => unreachable!("it was first"),
             }
         }
         self.granted = granted;

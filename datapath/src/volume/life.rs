@@ -1,6 +1,6 @@
 //! The life of a volume at its group's word: prepare, compare, enter, serve alone, drain, leave.
 //!
-//! Invariants: W7, D9, L5. Not here: what happens within a session (`order`) or a comparison
+//! Invariants: W7 (reads change nothing, and are answered in their own time or asked again), D9, L5. Not here: what happens within a session (`order`) or a comparison
 //! (`compare`).
 
 use base::ids::{ClientId, ConnNonce, Session};
@@ -84,12 +84,14 @@ impl Volume {
         self.held.clear();
         // A write whose apply is under way stays until that has completed, unanswered.
         self.carried.clear();
+        self.late_reads.forget(None);
         self.out.close_all(why);
         self.prepare_next();
     }
 
     fn prepare(&mut self, session: Session, role: SyncRole, rewrite: bool) {
         self.assert_quiet();
+        self.end_late_reads();
         assert!(matches!(self.phase, Phase::Idle), "a join begins outside a session");
         self.failed = false;
         self.progress_at = Instant::ZERO;
@@ -177,7 +179,11 @@ impl Volume {
         let VolumeConfig { size, rules, .. } = self.config;
         let (conn_nonce, role) = (None, Role::Orderer);
         let info = SessionInfo { session, conn_nonce, role, size, granule_bytes, rules };
+        self.end_late_reads();
         let mut mirror = Mirror::alone(info);
+        for (slot, range) in self.late_reads.ranges_under_way() {
+            self.late_reads.keep_lock(slot, Some(mirror.keep_unwritten(range)));
+        }
         for carried in self.carried.extract_if(.., |carried| !carried.applied) {
             mirror.carry_out(now, carried, &mut self.out);
         }
@@ -238,6 +244,7 @@ impl Volume {
 
     fn serve(&mut self, mirror: Box<Mirror>) {
         self.phase = Phase::Active(mirror);
+        self.open_gen = None;
         self.refusing = false;
         self.stuck_reported = false;
         self.drain = Drain::No;
@@ -270,15 +277,23 @@ impl Volume {
                     *next += 1;
                     *next - 1
                 };
-                let leftovers = mirror.leave(number, &mut self.out);
+                let granule_bytes = mirror.info().granule_bytes;
+                for (slot, _) in self.late_reads.ranges_under_way() {
+                    self.late_reads.keep_lock(slot, None);
+                }
+                let leftovers = mirror.leave(number, &mut self.late_reads, &mut self.out);
                 uncommitted = leftovers.uncommitted;
+                if let Some(serve_gen) = self.open_gen.take() {
+                    self.late_reads.begin(session, serve_gen, granule_bytes, &uncommitted);
+                }
                 self.carried.extend(leftovers.carried);
                 self.held.put_before(leftovers.held);
             }
             Phase::Comparing(_, mirror) => {
                 if let Some(mirror) = mirror {
                     let none = || unreachable!("a target has no request of a host");
-                    uncommitted = mirror.leave(none, &mut self.out).uncommitted;
+                    let leftovers = mirror.leave(none, &mut self.late_reads, &mut self.out);
+                    uncommitted = leftovers.uncommitted;
                 }
                 self.orphan();
             }
@@ -290,15 +305,24 @@ impl Volume {
 
     fn orphan(&mut self) {
         self.out.reassign(|used_for| match used_for {
-            IoUse::Carried { arrival } => IoUse::Carried { arrival: *arrival },
+            IoUse::Carried { .. } | IoUse::LateRead { .. } => used_for.clone(),
             _ => IoUse::Orphan,
         });
     }
 
+    fn end_late_reads(&mut self) {
+        let held = self.late_reads.end(self.config.rules);
+        self.held.put_before(held);
+    }
+
+    /// Whether nothing is under way but reads, which change nothing.
+    fn is_quiet(&self) -> bool {
+        self.out.in_flight() == self.late_reads.under_way()
+    }
+
     pub(super) fn report_quiet(&mut self) {
         let Phase::Leaving(session) = self.phase else { return };
-        let quiet = self.out.in_flight() == 0 || !self.config.rules.hold(Rule::QuietBeforeNext);
-        if quiet {
+        if self.is_quiet() || !self.config.rules.hold(Rule::QuietBeforeNext) {
             self.phase = Phase::Idle;
             self.out.report(VolumeReport::Quiet { session });
         }
@@ -306,7 +330,7 @@ impl Volume {
 
     fn assert_quiet(&self) {
         assert!(
-            self.out.in_flight() == 0 || !self.config.rules.hold(Rule::QuietBeforeNext),
+            self.is_quiet() || !self.config.rules.hold(Rule::QuietBeforeNext),
             "W7: everything of the last session has completed"
         );
     }

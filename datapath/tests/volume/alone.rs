@@ -12,6 +12,7 @@ impl Bench {
     }
 
     pub(super) fn enter_solo(&mut self, session: Session) {
+        self.gate.read_until = Instant::ZERO;
         self.command(VolumeCommand::EnterSolo { session, granule_bytes: 512 });
         assert!(self.reports.contains(&VolumeReport::Entered { session }));
         let serve_gen = self.gate.serve_gen + 1;

@@ -3,7 +3,7 @@
 //!
 //! What is looked at: D1 every history is linearizable, and still is if the target's copy takes
 //! over the moment it counts as equal; nothing of a host fails or is forgotten; both copies are
-//! equal in the end; D5 and D14, per range at most one mirrored write is not acknowledged; W9, of
+//! equal in the end; I7, who has left a session says nothing of it and answers reads only; D5 and D14, per range at most one mirrored write is not acknowledged; W9, of
 //! two operations on a disk that overlap neither writes.
 //! Faults assumed: the connection ends at any moment, the target's process too. Everything else is
 //! the simulator's.
@@ -56,6 +56,8 @@ pub struct Counts {
     pub lost_late: u64,
     /// Sessions with both copies.
     pub sessions: u64,
+    /// Reads that a node answered after it had left its session.
+    pub reads_after: u64,
     /// Sum over everything: the same for the same seed.
     pub hash: u64,
 }

@@ -43,6 +43,12 @@ impl Story {
                 self.lose_target()?;
                 continue;
             }
+            if round + 1 < ROUNDS && self.world.rng.random_bool(0.15) {
+                // While the record that makes the target count is being written.
+                self.wait(0..2_000)?;
+                self.lose_session()?;
+                continue;
+            }
             self.serve_both()?;
             if round + 1 < ROUNDS {
                 self.lose_session()?;
@@ -145,13 +151,23 @@ impl Story {
     fn lose_session(&mut self) -> Result<(), Finding> {
         let session = self.session;
         self.world.cut();
+        // Each may read for as long as its grant lasts; nobody is alone before both have ended.
+        let reads_on = self.world.rng.random_bool(0.6);
         for node in 0..2 {
             self.wait(0..1_000)?;
-            self.world.close(node);
+            if !reads_on {
+                self.world.close(node);
+            }
             self.world.command(node, VolumeCommand::Leave { session });
         }
         for node in 0..2 {
             self.await_report(node, VolumeReport::Quiet { session })?;
+        }
+        if reads_on {
+            for node in 0..2 {
+                self.wait(0..5_000)?;
+                self.world.close(node);
+            }
         }
         self.source = self.world.rng.random_range(0..2);
         self.world.nodes.iter_mut().for_each(|node| node.reports.clear());

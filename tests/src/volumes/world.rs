@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use base::ids::{ConnNonce, VolumeIndex};
 use base::limits::REGION_BYTES;
 use base::range::ByteRange;
+use base::request::Completion;
 use base::rules::Rules;
 use base::time::{Duration, Instant};
 use datapath::gate::Gate;
@@ -29,6 +30,8 @@ pub(super) struct Node {
     pub(super) disk: Disk,
     pub(super) gate: Gate,
     pub(super) reports: Vec<VolumeReport>,
+    /// It has left its session and is in no other.
+    left: bool,
 }
 
 pub(super) struct Link {
@@ -69,6 +72,7 @@ impl World {
             disk: Disk::new(vec![fill; (REGIONS * REGION_BYTES) as usize]),
             gate: Gate::CLOSED,
             reports: Vec::new(),
+            left: false,
         };
         Self {
             now: Instant::from_nanos(1),
@@ -84,6 +88,10 @@ impl World {
     }
 
     pub(super) fn command(&mut self, node: usize, command: VolumeCommand) {
+        let left = &mut self.nodes[node].left;
+        *left &=
+            !matches!(command, VolumeCommand::EnterSolo { .. } | VolumeCommand::Prepare { .. });
+        *left |= matches!(command, VolumeCommand::Leave { .. });
         self.nodes[node].volume.handle_command(self.now, command);
         self.turn(node);
     }
@@ -132,6 +140,7 @@ impl World {
         node.volume = volume(*rules);
         node.gate.read_until = Instant::ZERO;
         node.reports.clear();
+        node.left = false;
     }
 
     pub(super) fn run_for(&mut self, micros: u64) -> Result<(), Finding> {
@@ -200,6 +209,7 @@ impl World {
     fn drain(&mut self, node: usize) {
         while let Some(action) = self.nodes[node].volume.poll_action() {
             self.count(node, &action);
+            self.check_left(node, &action);
             match action {
                 Action::Reply { id, completion, .. } => {
                     let answered = self.hosts.answer(self.now, id, completion, &mut self.rng);
@@ -225,6 +235,29 @@ impl World {
                     }
                 }
             }
+        }
+    }
+
+    fn check_left(&mut self, node: usize, action: &Action) {
+        if !self.nodes[node].left {
+            return;
+        }
+        match action {
+            Action::Reply { completion: Completion::Data(_), .. } => {
+                self.counts.reads_after += 1;
+                if !self.nodes[node].gate.usable(self.now) && self.order {
+                    self.find(format!("node {node} answers a read while closed (I9)"));
+                }
+            }
+            Action::Reply { .. } | Action::Send(_) if self.order => {
+                self.find(format!("node {node} after it left (I7): {action:?}"));
+            }
+            Action::Reply { .. }
+            | Action::Send(_)
+            | Action::CloseClient { .. }
+            | Action::CloseAllClients { .. }
+            | Action::Submit { .. }
+            | Action::Report(_) => {}
         }
     }
 
