@@ -95,6 +95,10 @@ pub const ANCESTORS_MAX: usize = 32;
 pub const WITNESS_GROUPS_MAX: usize = 4096;
 /// Groups in which one node's name occurs, at most: none keeps the others' pairs out.
 pub const WITNESS_NODE_GROUPS_MAX: usize = 1024;
+/// Connections of one witness, at most: of each group two nodes, and some that have not asked yet.
+pub const WITNESS_CONNECTIONS_MAX: usize = 2 * WITNESS_GROUPS_MAX + 256;
+/// Requests of one node in a second, at most; more wait.
+pub const WITNESS_REQUESTS_PER_S: u32 = 100;
 /// A group that has said nothing for so long may make room for another.
 pub const WITNESS_GROUP_SILENT: Duration = Duration::from_secs(10);
 /// A token that nobody has asked about for so long is forgotten (PROTOCOL 2.9.1).

@@ -12,6 +12,8 @@ pub mod wire;
 
 /// Thin shells: threads, sockets, files.
 pub mod io {
+    pub use base::io::{process_log, threads};
+
     pub mod admin_client;
     pub mod admin_server;
     mod certificates;
@@ -28,11 +30,9 @@ pub mod io {
     pub mod node;
     pub mod peer_link;
     pub mod pki_files;
-    pub mod process_log;
     pub mod record_files;
     pub mod record_writer;
     pub mod run_files;
     pub mod stop_signals;
-    pub mod threads;
     pub mod volume_thread;
 }

@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use base::ids::{NodeName, PairId, VolumeId, VolumeName};
+use base::toml_text::{self, Fault};
 use bytesize::ByteSize;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
-use toml::de::{DeTable, DeValue};
 
 use super::{
     AdminSection, ConfigError, Direct, MetricsSection, NbdSection, NbdTls, NodeConfig, NodeSection,
@@ -168,30 +168,8 @@ pub fn size_meant(text: &str) -> Option<String> {
 
 /// Reads the file's form and puts defaults and folders in.
 pub(super) fn parse(file: &Path, text: &str) -> Result<NodeConfig, ConfigError> {
-    let form = |key: &str, line: Option<usize>, message: &str| ConfigError::Form {
-        file: file.to_owned(),
-        line,
-        key: key.to_owned(),
-        message: match message.trim() {
-            "invalid socket address syntax" => {
-                "no address; one has the form IP:PORT, for example 127.0.0.11:10810".to_owned()
-            }
-            message => message.replace('\n', " "),
-        },
-    };
-    let line_at = |error: &toml::de::Error| error.span().map(|span| line_number(text, span.start));
-    let deserializer = toml::Deserializer::parse(text).map_err(|error| {
-        let line = line_at(&error);
-        form(key_in(text, line), line, error.message())
-    })?;
-    let parsed: File = serde_path_to_error::deserialize(deserializer).map_err(|error| {
-        let key = match error.path().to_string() {
-            top if top == "." => String::new(),
-            key => key,
-        };
-        // A missing key has no place of its own: the library points at its table or nowhere.
-        let line = line_of(text, &key).or_else(|| line_at(error.inner()));
-        form(&key, line, error.inner().message())
+    let parsed = toml_text::parse(text).map_err(|Fault { line, key, message }| {
+        ConfigError::Form { file: file.to_owned(), line, key, message }
     })?;
     Ok(resolve(file, parsed))
 }
@@ -238,44 +216,4 @@ fn resolve(file: &Path, parsed: File) -> NodeConfig {
             .collect(),
         metrics: MetricsSection { listen: parsed.metrics.listen },
     }
-}
-
-/// The line of the value at `key` ("volume[1].size"), of the nearest table around it if that key
-/// is not there.
-pub(super) fn line_of(text: &str, key: &str) -> Option<usize> {
-    let table = DeTable::parse(text).ok()?;
-    let mut found = None;
-    let mut here: Option<&DeTable<'_>> = Some(table.get_ref());
-    for step in key.split('.') {
-        let (name, index) = match step.split_once('[') {
-            Some((name, rest)) => (name, rest.trim_end_matches(']').parse::<usize>().ok()),
-            None => (step, None),
-        };
-        let Some((word, value)) = here.and_then(|table| table.get_key_value(name)) else { break };
-        found = Some(word.span().start);
-        let mut value = value;
-        if let (Some(index), DeValue::Array(items)) = (index, value.get_ref()) {
-            let Some(item) = items.get(index) else { break };
-            found = Some(item.span().start);
-            value = item;
-        }
-        here = match value.get_ref() {
-            DeValue::Table(table) => Some(table),
-            _ => None,
-        };
-    }
-    found.map(|offset| line_number(text, offset))
-}
-
-/// The key that a line begins with, where the file as a whole is no TOML.
-fn key_in(text: &str, line: Option<usize>) -> &str {
-    let line = line.and_then(|line| text.lines().nth(line.checked_sub(1)?));
-    let key = line.and_then(|line| line.split_once('=')).map_or("", |(key, _)| key.trim());
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-    if key.chars().all(plain) { key } else { "" }
-}
-
-fn line_number(text: &str, offset: usize) -> usize {
-    let before = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
-    before.iter().filter(|byte| **byte == b'\n').count() + 1
 }

@@ -213,7 +213,7 @@ impl NodeConfig {
     pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
         let config = file::parse(file, text)?;
         check::check(&config).map_err(|(key, problem)| {
-            ConfigError::refused(file, file::line_of(text, &key), key, problem)
+            ConfigError::refused(file, base::toml_text::line_of(text, &key), key, problem)
         })?;
         Ok(config)
     }

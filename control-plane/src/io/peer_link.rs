@@ -20,10 +20,11 @@ use base::frame::{HEADER_BYTES, Header};
 use base::identity::{Identity, Kind};
 use base::ids::{ConnNonce, NodeName, VolumeId, VolumeIndex};
 use base::io::clock;
+pub use base::io::random::random_bytes;
 use base::io::socket::Socket;
 use base::io::tcp;
 use base::io::tls::{TlsIdentity, peer_identity, server_name};
-use rustix::rand::{GetRandomFlags, getrandom};
+use base::said::Said;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -31,7 +32,6 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tracing::{debug, warn};
 
-use self::refusal::Said;
 pub use self::refusal::Trouble;
 use crate::wire::ControlMessage;
 
@@ -144,15 +144,6 @@ enum SetupError {
     Holder { found: Identity, expected: Identity },
     #[error("its first frame: {0}")]
     Frame(#[from] base::frame::FrameError),
-}
-
-/// 128 random bits.
-pub fn random_bytes() -> [u8; 16] {
-    let mut bytes = [0u8; 16];
-    let count =
-        getrandom(&mut bytes, GetRandomFlags::empty()).expect("the kernel gives random bytes");
-    assert_eq!(count.min(16), 16, "sixteen bytes are given whole");
-    bytes
 }
 
 impl PeerLinks {

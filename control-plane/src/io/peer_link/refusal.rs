@@ -4,20 +4,12 @@
 //! log and status tell them once.
 //! Not here: the check itself (`base::io::tls`), one's own certificates (`certificates`).
 
-use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
 
 use base::ids::NodeName;
-use base::time::{Duration, Instant};
 use tokio_rustls::rustls::{AlertDescription, CertificateError, Error};
 
 use super::SetupError;
-
-/// What is told at most once in this time.
-const SAY_AGAIN_AFTER: Duration = Duration::from_secs(3600);
-/// Different texts that are remembered, at most.
-const SAID_MAX: usize = 64;
 
 /// Why there is no connection to the peer.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -123,30 +115,10 @@ fn one_authority(node: &NodeName, peer: &NodeName) -> String {
     )
 }
 
-/// What was said of connections that were refused: each text once in a while and not per attempt.
-#[derive(Debug, Default)]
-pub(super) struct Said(BTreeMap<(IpAddr, String), Instant>);
-
-impl Said {
-    /// Whether it is to be said at `now`; it counts as said then.
-    pub(super) fn is_news(&mut self, now: Instant, from: IpAddr, text: &str) -> bool {
-        self.0.retain(|_, at| now.since(*at) < SAY_AGAIN_AFTER);
-        if self.0.contains_key(&(from, text.to_owned())) {
-            return false;
-        }
-        if self.0.len() >= SAID_MAX
-            && let Some(oldest) = self.0.iter().min_by_key(|(_, at)| **at)
-        {
-            let oldest = oldest.0.clone();
-            self.0.remove(&oldest);
-        }
-        self.0.insert((from, text.to_owned()), now);
-        true
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn trouble(error: Error) -> Trouble {
@@ -208,21 +180,5 @@ mod tests {
             }))
         };
         assert_eq!(expired(11), expired(4000));
-    }
-
-    #[test]
-    fn a_text_is_said_once_in_a_while_and_few_are_remembered() {
-        let at = |s| Instant::ZERO + Duration::from_secs(s);
-        let from = |n: usize| IpAddr::from([10, 0, 0, u8::try_from(n).expect("few")]);
-        let mut said = Said::default();
-        assert!(said.is_news(at(1), from(1), "expired"));
-        assert!(!said.is_news(at(2), from(1), "expired"));
-        assert!(said.is_news(at(2), from(2), "expired"), "somebody else");
-        assert!(said.is_news(at(3), from(1), "foreign"), "something else");
-        assert!(said.is_news(at(3601), from(1), "expired"), "an hour later");
-        for n in 0..2 * SAID_MAX {
-            assert!(said.is_news(at(3602), from(n), "scanned"));
-        }
-        assert!(said.0.len() <= SAID_MAX);
     }
 }

@@ -1,8 +1,8 @@
-//! The threads of a node, as whoever waits for their end sees them.
+//! The threads of a process, as whoever waits for their end sees them.
 //!
 //! Invariants: nobody waits longer than he means to. A thread is over when its work is: one whose
 //! I/O a hung disk has not completed is kept by the kernel until it has, and pthread_join with it.
-//! Not here: failures. A panic ends the process (`node`).
+//! Not here: failures. A panic ends the process (`process_log`).
 
 use std::convert::Infallible;
 use std::io;

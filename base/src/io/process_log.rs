@@ -1,4 +1,4 @@
-//! The process log: what a node says, on stderr.
+//! The process log: what a node or a witness says, on stderr.
 //!
 //! Owns: the thread `log`, which alone writes. stderr may be a file on a disk that hangs, or a pipe
 //! that nobody reads: whoever says something hands it over and goes on.
@@ -18,8 +18,8 @@ use tracing_subscriber::EnvFilter;
 
 use super::threads::Thread;
 
-/// Lines that wait to be written, at most.
-const LINES_MAX: usize = 8192;
+/// Lines that wait to be written, at most; room for them is taken at once.
+pub const LINES_MAX: usize = 8192;
 /// How long the end of a process waits for them, at most.
 const END_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -38,9 +38,14 @@ struct Log {
 
 /// Opens the log; once per process. `filter` says what of it is wanted.
 pub fn begin(filter: &str) {
+    begin_with(filter, LINES_MAX);
+}
+
+/// As [`begin`], with another bound on lines that wait.
+pub fn begin_with(filter: &str, lines_max: usize) {
     let lost = Arc::new(OnceLock::new());
     let outlet = Outlet { to: io::stderr(), lost: lost.clone(), lost_told: 0 };
-    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX);
+    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(lines_max);
     let (lines, guard) = builder.thread_name("log").finish(outlet);
     let _ = lost.set(lines.error_counter());
     tracing_subscriber::fmt()
