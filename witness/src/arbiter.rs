@@ -214,7 +214,7 @@ impl Arbiter {
     }
 
     /// Answers `node`, which its certificate names. `random` is 128 bits that nobody can guess, new
-    /// for each call.
+    /// for each call; CREATE alone needs them.
     pub fn handle_request(
         &mut self,
         now: Instant,

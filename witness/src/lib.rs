@@ -9,5 +9,16 @@
 
 pub mod arbiter;
 pub mod client;
+pub mod config;
 pub mod journal;
 pub mod wire;
+
+/// Thin shells: the process of a witness.
+pub mod io {
+    mod config_file;
+    mod event_log;
+    mod generation;
+    pub mod main;
+    mod metrics;
+    mod server;
+}

@@ -8,6 +8,7 @@ pub mod disk;
 pub mod node;
 pub mod pair;
 pub mod power;
+pub mod witness;
 
 use std::env;
 use std::path::PathBuf;
@@ -52,6 +53,16 @@ pub fn built_program() -> PathBuf {
     path.pop();
     path.pop();
     let path = path.join("stretch");
+    assert!(path.exists(), "{} is not there: cargo build --workspace", path.display());
+    path
+}
+
+/// The `stretch-witness` program beside `stretch`.
+///
+/// # Panics
+/// If it is not there.
+pub fn witness_program() -> PathBuf {
+    let path = program().with_file_name("stretch-witness");
     assert!(path.exists(), "{} is not there: cargo build --workspace", path.display());
     path
 }

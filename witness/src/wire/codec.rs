@@ -78,6 +78,12 @@ struct RawCount {
 }
 const _: () = assert!(size_of::<RawCount>() == 8);
 
+/// A note is the longest question, the notes of a journal and a reason the longest replies.
+pub(super) const LARGEST_REQUEST: usize = size_of::<RawRequest>() + size_of::<RawNote>();
+pub(super) const LARGEST_ANSWER: usize =
+    size_of::<RawAnswer>() + size_of::<RawCount>() + NOTES_MAX * size_of::<RawNote>();
+const _: () = assert!(REASON_BYTES_MAX <= NOTES_MAX * size_of::<RawNote>());
+
 impl Request {
     /// Its number.
     pub const fn kind(&self) -> u16 {

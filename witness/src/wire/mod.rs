@@ -14,6 +14,10 @@ use base::ids::{Generation, NodeName, PairId, Session, TokenNonce, WitnessRun, W
 
 /// Notes that a witness returns, at most.
 pub const NOTES_MAX: usize = 8;
+/// Largest body of a request, in bytes.
+pub const REQUEST_BYTES_MAX: usize = codec::LARGEST_REQUEST;
+/// Largest body of an answer, in bytes.
+pub const ANSWER_BYTES_MAX: usize = codec::LARGEST_ANSWER;
 /// Longest reason of a refusal, in bytes.
 pub const REASON_BYTES_MAX: usize = 512;
 /// Highest counter that is believed: counting on from it never ends.

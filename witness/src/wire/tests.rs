@@ -115,6 +115,9 @@ fn every_body_is_checked_to_its_last_byte() {
         };
         assert!(reads(body));
         assert!((0..body.len()).all(|end| !reads(&body[..end])), "{header:?}");
+        let is_request = Request::decode(&header, body).is_ok();
+        let most = if is_request { REQUEST_BYTES_MAX } else { ANSWER_BYTES_MAX };
+        assert!(body.len() <= most, "{header:?}");
         let mut long = body.to_vec();
         long.push(0);
         assert!(!reads(&long), "{header:?}");
