@@ -24,6 +24,7 @@ struct Host {
     client: ClientId,
     /// What it waits for: the tag, and which operation of the history if it is one.
     waits: Option<(u32, Option<usize>)>,
+    asked_at: Instant,
     next_at: Instant,
 }
 
@@ -35,6 +36,8 @@ pub(super) struct Hosts {
     next_tag: u32,
     pub(super) stopped: bool,
     pub(super) answered: u64,
+    /// How long a request has waited at a node that served all the while.
+    pub(super) longest: Duration,
 }
 
 impl Hosts {
@@ -47,6 +50,7 @@ impl Hosts {
             next_tag: 0,
             stopped: false,
             answered: 0,
+            longest: Duration::ZERO,
         };
         for index in 0..2 * HOSTS {
             let client = hosts.new_client();
@@ -54,6 +58,7 @@ impl Hosts {
                 node: index % 2,
                 client,
                 waits: None,
+                asked_at: Instant::ZERO,
                 next_at: Instant::from_nanos(1),
             });
         }
@@ -90,6 +95,7 @@ impl Hosts {
             let tag = self.next_tag;
             let (operation, entry) = self.choose(rng);
             self.hosts[index].waits = Some((tag, entry));
+            self.hosts[index].asked_at = now;
             asked.push((node, RequestId { client, tag }, operation));
         }
         asked
@@ -123,9 +129,10 @@ impl Hosts {
         (operation, Some(self.history.len() - 1))
     }
 
+    /// The node has served since `served_since`.
     pub(super) fn answer(
         &mut self,
-        now: Instant,
+        (now, served_since): (Instant, Option<Instant>),
         id: RequestId,
         completion: Completion,
         rng: &mut ChaCha8Rng,
@@ -140,6 +147,9 @@ impl Hosts {
             return Err(seen(format!("request {} is answered when {tag} is due", id.tag)));
         }
         host.next_at = now + Duration::from_micros(rng.random_range(0..1_500));
+        if served_since.is_some_and(|since| host.asked_at >= since) {
+            self.longest = self.longest.max(now.since(host.asked_at));
+        }
         self.answered += 1;
         self.tick += 1;
         let entry = entry.map(|entry| &mut self.history[entry]);

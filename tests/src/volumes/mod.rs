@@ -58,6 +58,9 @@ pub struct Counts {
     pub sessions: u64,
     /// Reads that a node answered after it had left its session.
     pub reads_after: u64,
+    /// The longest that a request waited at a node that served all the while, with a target, without
+    /// one or in a session, in virtual microseconds.
+    pub longest_us: u64,
     /// Sum over everything: the same for the same seed.
     pub hash: u64,
 }

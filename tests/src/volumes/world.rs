@@ -32,6 +32,8 @@ pub(super) struct Node {
     pub(super) reports: Vec<VolumeReport>,
     /// It has left its session and is in no other.
     left: bool,
+    /// Its gate has been open, in whatever session.
+    served_since: Option<Instant>,
 }
 
 pub(super) struct Link {
@@ -73,6 +75,7 @@ impl World {
             gate: Gate::CLOSED,
             reports: Vec::new(),
             left: false,
+            served_since: None,
         };
         Self {
             now: Instant::from_nanos(1),
@@ -91,7 +94,10 @@ impl World {
         let left = &mut self.nodes[node].left;
         *left &=
             !matches!(command, VolumeCommand::EnterSolo { .. } | VolumeCommand::Prepare { .. });
-        *left |= matches!(command, VolumeCommand::Leave { .. });
+        if matches!(command, VolumeCommand::Leave { .. }) {
+            *left = true;
+            self.nodes[node].served_since = None;
+        }
         self.nodes[node].volume.handle_command(self.now, command);
         self.turn(node);
     }
@@ -100,6 +106,7 @@ impl World {
     pub(super) fn open(&mut self, node: usize, session: base::ids::Session) {
         let serve_gen = self.nodes[node].gate.serve_gen + 1;
         self.nodes[node].gate = Gate { serve_gen, session, read_until: Instant::NEVER };
+        self.nodes[node].served_since.get_or_insert(self.now);
         self.turn(node);
     }
 
@@ -107,6 +114,7 @@ impl World {
         let gate = &mut self.nodes[node].gate;
         gate.read_until = Instant::ZERO;
         gate.serve_gen += 1;
+        self.nodes[node].served_since = None;
     }
 
     pub(super) fn connect(&mut self, number: u64) -> ConnNonce {
@@ -141,6 +149,7 @@ impl World {
         node.gate.read_until = Instant::ZERO;
         node.reports.clear();
         node.left = false;
+        node.served_since = None;
     }
 
     pub(super) fn run_for(&mut self, micros: u64) -> Result<(), Finding> {
@@ -212,7 +221,8 @@ impl World {
             self.check_left(node, &action);
             match action {
                 Action::Reply { id, completion, .. } => {
-                    let answered = self.hosts.answer(self.now, id, completion, &mut self.rng);
+                    let times = (self.now, self.nodes[node].served_since);
+                    let answered = self.hosts.answer(times, id, completion, &mut self.rng);
                     self.finding = self.finding.take().or(answered.err());
                 }
                 Action::Submit { id, operation } => {
