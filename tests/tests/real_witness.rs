@@ -10,11 +10,19 @@ use std::time::{Duration, Instant};
 
 use base::frame::Header;
 use base::identity::Kind;
-use base::ids::{ConnNonce, Generation, PairId, Session};
+use base::ids::{ConnNonce, Generation, PairId, Session, TokenNonce};
+use base::io::clock;
+use base::limits::WitnessTimers;
+use base::rules::Rules;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use rustls::ClientConfig;
 use stretch_tests::real::witness::{Witness, WitnessConnection, full_pipe, metric};
 use stretch_tests::real::{isolated, soak, witness_program};
+use tokio::runtime::Builder;
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+use witness::client::{Client, ClientConfig as ClientConfiguration, Event, Loss, TokenAt};
+use witness::io::links::{LinkEvent, WitnessAddress, WitnessLinks};
 use witness::wire::{Note, Question, Reply, TokenState, Verdict};
 
 const PAIR: PairId = PairId([1; 16]);
@@ -310,7 +318,7 @@ fn what_is_wrong_with_the_configuration_is_said_and_the_code_is_2() {
         for (from, to, code, says) in [
             ("name", "nmae", 2, "witness.toml:2: witness.nmae: unknown field"),
             ("\"pki/w\"", "\"pki/x\"", 2, "tls.dir: the identity cannot be used"),
-            ("\"w\"\naddress", "\"v\"\naddress", 2, "this witness needs one for stretch:witness/v"),
+            ("\"w\"\nlisten", "\"v\"\nlisten", 2, "this witness needs one for stretch:witness/v"),
             ("data_dir = \"w\"", "data_dir = \"none\"", 2, "none is no folder"),
             ("127.0.0.13:10812", "192.0.2.1:10812", 1, "cannot listen on 192.0.2.1:10812"),
         ] {
@@ -322,6 +330,148 @@ fn what_is_wrong_with_the_configuration_is_said_and_the_code_is_2() {
         let output = Command::new(witness_program()).arg("--config").arg(&file).output();
         let output = output.expect("it can be started");
         assert_eq!(output.status.code(), Some(2));
+    });
+}
+
+/// A node's client core on real connections.
+struct Side {
+    client: Client,
+    links: WitnessLinks,
+    events: mpsc::Receiver<LinkEvent>,
+    lost: Vec<String>,
+}
+
+impl Side {
+    fn new(tls: &Arc<ClientConfig>, peer: &str, witness: &str) -> Self {
+        let (send, events) = mpsc::channel(16);
+        let name = |text: &str| text.parse().expect("a name");
+        let config = ClientConfiguration {
+            pair_id: PAIR,
+            peer: name(peer),
+            witnesses: vec![name(witness)],
+            timers: WitnessTimers::DEFAULT,
+            rules: Rules::ALL_HOLD,
+        };
+        let address = Witness::ADDRESS.parse().expect("an address");
+        let witnesses = vec![WitnessAddress { name: name(witness), address }];
+        let local = "127.0.0.11:0".parse().expect("an address");
+        let links = WitnessLinks::new(tls.clone(), local, witnesses, send);
+        let client = Client::new(clock::now(), config);
+        Self { client, links, events, lost: Vec::new() }
+    }
+
+    /// Turns until the group is told something that `wanted` takes.
+    async fn until<T>(&mut self, mut wanted: impl FnMut(Event) -> Option<T>) -> T {
+        let begun = Instant::now();
+        loop {
+            while let Some(action) = self.client.poll_action() {
+                if let Some(found) = self.links.carry_out(action).and_then(&mut wanted) {
+                    return found;
+                }
+            }
+            assert!(begun.elapsed() < Duration::from_secs(10), "lost: {:?}", self.lost);
+            let due = self.client.next_deadline().expect("there is always a next ping");
+            let wait = tokio::time::timeout(due.since(clock::now()), self.events.recv()).await;
+            let now = clock::now();
+            match wait {
+                Ok(Some(LinkEvent::Connected { attempt })) => {
+                    self.client.handle_connected(now, attempt);
+                }
+                Ok(Some(LinkEvent::Answer { attempt, answer })) => {
+                    self.client.handle_answer(now, attempt, answer);
+                }
+                Ok(Some(LinkEvent::Lost { attempt, why })) => {
+                    self.lost.push(why);
+                    self.client.handle_lost(now, attempt);
+                }
+                Ok(None) => panic!("the links hold the other end"),
+                Err(_) => self.client.handle_time(now),
+            }
+        }
+    }
+
+    async fn state_of_token(&mut self) -> TokenState {
+        self.until(|event| match event {
+            Event::Token { state, .. } => Some(state),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn verdict(&mut self, token: &TokenAt) -> Verdict {
+        self.client.claim(clock::now(), Some(token.clone()));
+        self.until(|event| match event {
+            Event::Verdict { verdict, .. } => Some(verdict),
+            _ => None,
+        })
+        .await
+    }
+}
+
+/// Runs on one thread, as a group does.
+fn on_a_local_set(work: impl Future<Output = ()>) {
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    LocalSet::new().block_on(&runtime, work);
+}
+
+#[test]
+fn a_node_keeps_to_its_witness_through_loss_and_restart() {
+    isolated("a_node_keeps_to_its_witness_through_loss_and_restart", || {
+        let mut setup = Setup::started();
+        on_a_local_set(async {
+            let mut a = Side::new(&setup.nodes[0], "b", "w");
+            let mut b = Side::new(&setup.nodes[1], "a", "w");
+            for side in [&mut a, &mut b] {
+                side.until(|event| matches!(event, Event::Stable { .. }).then_some(())).await;
+            }
+            a.client.create(clock::now(), Some(TokenNonce([1; 16])));
+            let token = a.until(|event| match event {
+                Event::Created { token, .. } => Some(token),
+                _ => None,
+            });
+            let token = token.await;
+            b.client.watch(clock::now(), Some(token.clone()));
+            assert_eq!(b.state_of_token().await, TokenState::Open);
+            assert_eq!(a.verdict(&token).await, Verdict::Won);
+            let decided = TokenState::Decided("a".parse().expect("a name"));
+            assert_eq!(b.state_of_token().await, decided);
+            assert_eq!(b.verdict(&token).await, lost_to("a"));
+            setup.witness.end(Signal::KILL);
+            let killed = Instant::now();
+            let lost = |event| matches!(event, Event::Lost { why: Loss::Silent, .. }).then_some(());
+            b.until(lost).await;
+            let after = killed.elapsed();
+            assert!(
+                after > Duration::from_millis(600) && after < Duration::from_secs(2),
+                "{after:?}"
+            );
+            setup.witness.start();
+            assert_eq!(b.state_of_token().await, TokenState::Unknown);
+            assert_eq!(b.verdict(&token).await, Verdict::Unknown);
+            assert!(!b.client.is_stable() && b.client.is_reachable());
+        });
+    });
+}
+
+#[test]
+fn a_node_does_not_speak_with_somebody_else_and_hears_why_it_is_refused() {
+    isolated("a_node_does_not_speak_with_somebody_else_and_hears_why_it_is_refused", || {
+        let setup = Setup::started();
+        let host = setup.witness.issue(Kind::Host, "h");
+        on_a_local_set(async {
+            let mut refused = Side::new(&host, "b", "w");
+            let reason = refused.until(|event| match event {
+                Event::Refused { reason, .. } => Some(reason),
+                _ => None,
+            });
+            assert!(reason.await.contains("the certificate is of stretch:host/h"));
+            assert!(!refused.client.is_reachable());
+            let mut other = Side::new(&setup.nodes[0], "b", "v");
+            let told = tokio::time::timeout(Duration::from_secs(1), other.until(Some)).await;
+            assert!(told.is_err(), "{told:?}");
+            let why = "its certificate is of stretch:witness/w, not of stretch:witness/v";
+            assert!(other.lost[0].contains(why), "{:?}", other.lost);
+        });
     });
 }
 

@@ -292,6 +292,29 @@ impl Arbiter {
         self.events.pop_front()
     }
 
+    /// Shows every instant that it holds. They are only compared with `now`, so a model may compare
+    /// states by the time since them.
+    pub fn each_instant(&mut self, mut visit: impl FnMut(&mut Instant)) {
+        visit(&mut self.sweep_at);
+        for group in self.groups.values_mut() {
+            visit(&mut group.heard);
+            if let Some(token) = &mut group.token {
+                visit(&mut token.created);
+                visit(&mut token.asked);
+            }
+        }
+    }
+
+    /// Shows every counter of messages. The next one is one more than the highest, and otherwise
+    /// they are only compared, with each other and with what nodes have seen: a model may number them
+    /// anew as long as their order stays.
+    pub fn each_counter(&mut self, mut visit: impl FnMut(&GroupId, &mut u64)) {
+        for (id, group) in &mut self.groups {
+            visit(id, &mut group.counter);
+            group.told.iter_mut().for_each(|told| visit(id, told));
+        }
+    }
+
     /// Whether there is room for the group. A silent one may have to go for it: its nodes find
     /// that nothing is known of their token, and agree on another.
     fn make_room(&mut self, now: Instant, id: &GroupId) -> Result<(), String> {

@@ -398,6 +398,47 @@ impl Client {
         self.actions.pop_front()
     }
 
+    /// Shows every instant that it holds. They are only compared with `now`, so a model may compare
+    /// states by the time since or until them.
+    pub fn each_instant(&mut self, mut visit: impl FnMut(&mut Instant)) {
+        visit(&mut self.heard);
+        if let Presence::Here { since, .. } = &mut self.presence {
+            visit(since);
+        }
+        match &mut self.link {
+            Link::Down { dial_at } => visit(dial_at),
+            Link::Dialing { until, .. } => visit(until),
+            Link::Up { ping_at, asked, .. } => {
+                visit(ping_at);
+                asked.iter_mut().for_each(|asked| visit(&mut asked.at));
+            }
+        }
+    }
+
+    /// Shows the counter seen of each witness, by its position in the list: only compared, with that
+    /// witness's own.
+    pub fn each_counter(&mut self, mut visit: impl FnMut(usize, &mut u64)) {
+        let witnesses = self.witnesses.iter_mut().enumerate();
+        witnesses.for_each(|(index, witness)| visit(index, &mut witness.seen));
+    }
+
+    /// Shows the numbers of connections: the next one is one more than the highest.
+    pub fn each_attempt(&mut self, mut visit: impl FnMut(&mut u64)) {
+        visit(&mut self.attempts);
+        if let Link::Dialing { attempt, .. } | Link::Up { attempt, .. } = &mut self.link {
+            visit(attempt);
+        }
+    }
+
+    /// Shows the numbers of the requests on the connection that is up: the next one is one more than
+    /// the highest.
+    pub fn each_request(&mut self, mut visit: impl FnMut(&mut u64)) {
+        if let Link::Up { requests, asked, .. } = &mut self.link {
+            visit(requests);
+            asked.iter_mut().for_each(|asked| visit(&mut asked.id));
+        }
+    }
+
     fn attempt(&self) -> Option<u64> {
         match &self.link {
             Link::Down { .. } => None,

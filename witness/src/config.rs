@@ -19,7 +19,7 @@ pub struct WitnessConfig {
     /// Its name, as in its certificate and in the list of the pairs.
     pub name: NodeName,
     /// Where it listens for nodes.
-    pub address: SocketAddr,
+    pub listen: SocketAddr,
     /// Where it writes what it has done (`events.jsonl`).
     pub data_dir: PathBuf,
     /// What is logged, as a `tracing` filter.
@@ -77,7 +77,7 @@ pub enum Problem {
     #[error("{0} is no single address; give the witness's own IP address and a port")]
     Unspecified(SocketAddr),
     /// Both listeners have one address.
-    #[error("{0} is also witness.address; each needs an address of its own")]
+    #[error("{0} is also witness.listen; each needs an address of its own")]
     SameAddress(SocketAddr),
     /// Not a filter.
     #[error("\"{0}\" is no log filter; use error, warn, info, debug or trace, or one per module")]
@@ -117,7 +117,7 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct Witness {
     name: NodeName,
-    address: SocketAddr,
+    listen: SocketAddr,
     data_dir: PathBuf,
     #[serde(default = "default_log")]
     log: String,
@@ -158,7 +158,7 @@ impl WitnessConfig {
         let config = Self {
             file: file.to_owned(),
             name: parsed.witness.name,
-            address: parsed.witness.address,
+            listen: parsed.witness.listen,
             data_dir: folder.join(parsed.witness.data_dir),
             log: parsed.witness.log,
             tls_dir: folder.join(parsed.tls.dir),
@@ -172,14 +172,14 @@ impl WitnessConfig {
     }
 
     fn check(&self) -> Result<(), (&'static str, Problem)> {
-        let addresses = [("witness.address", Some(self.address)), ("metrics.listen", self.metrics)];
+        let addresses = [("witness.listen", Some(self.listen)), ("metrics.listen", self.metrics)];
         for (key, address) in addresses {
             if let Some(address) = address.filter(|a| a.ip().is_unspecified() || a.port() == 0) {
                 return Err((key, Problem::Unspecified(address)));
             }
         }
-        if self.metrics == Some(self.address) {
-            return Err(("metrics.listen", Problem::SameAddress(self.address)));
+        if self.metrics == Some(self.listen) {
+            return Err(("metrics.listen", Problem::SameAddress(self.listen)));
         }
         if self.log.trim().is_empty() || EnvFilter::try_new(&self.log).is_err() {
             return Err(("witness.log", Problem::Log(self.log.clone())));
@@ -195,7 +195,7 @@ mod tests {
     const GOOD: &str = "\
 [witness]
 name = \"w\"
-address = \"127.0.0.13:10812\"
+listen = \"127.0.0.13:10812\"
 data_dir = \"w\"
 
 [tls]
@@ -224,8 +224,8 @@ listen = \"127.0.0.13:10813\"
             ("name = \"w\"", "nme = \"w\"", "w.toml:2: witness.nme: unknown field `nme`, expected"),
             ("name = \"w\"", "name = \"w w\"", "w.toml:2: witness.name: ' ' cannot stand there"),
             ("name = \"w\"\n", "", "w.toml:1: witness: missing field `name`"),
-            ("127.0.0.13:10812", "127.0.0.13", "w.toml:3: witness.address: no address; one has"),
-            ("127.0.0.13:10812", "0.0.0.0:10812", "w.toml:3: witness.address: 0.0.0.0:10812 is no"),
+            ("127.0.0.13:10812", "127.0.0.13", "w.toml:3: witness.listen: no address; one has"),
+            ("127.0.0.13:10812", "0.0.0.0:10812", "w.toml:3: witness.listen: 0.0.0.0:10812 is no"),
             ("127.0.0.13:10813", "127.0.0.13:0", "w.toml:10: metrics.listen: 127.0.0.13:0 is no"),
             ("127.0.0.13:10813", "127.0.0.13:10812", "w.toml:10: metrics.listen: 127.0.0.13:10812"),
             ("data_dir = \"w\"", "data_dir = 3", "w.toml:4: witness.data_dir: invalid type"),

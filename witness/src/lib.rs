@@ -13,11 +13,12 @@ pub mod config;
 pub mod journal;
 pub mod wire;
 
-/// Thin shells: the process of a witness.
+/// Thin shells: the process of a witness, and a node's connections to one.
 pub mod io {
     mod config_file;
     mod event_log;
     mod generation;
+    pub mod links;
     pub mod main;
     mod metrics;
     mod server;

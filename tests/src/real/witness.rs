@@ -48,7 +48,7 @@ impl Witness {
         make_authority(&folder.join("pki"), validity).expect("a CA");
         fs::create_dir(folder.join("w")).expect("a folder");
         let text = format!(
-            "[witness]\nname = \"w\"\naddress = \"{}\"\ndata_dir = \"w\"\n\n[tls]\ndir = \
+            "[witness]\nname = \"w\"\nlisten = \"{}\"\ndata_dir = \"w\"\n\n[tls]\ndir = \
              \"pki/w\"\n\n[metrics]\nlisten = \"{}\"\n",
             Self::ADDRESS,
             Self::METRICS

@@ -299,6 +299,30 @@ fn notes_come_back_to_whom_they_concern() {
     assert_eq!(noted.iter().filter(|event| matches!(event, Event::Noted { .. })).count(), 1);
 }
 
+#[test]
+fn times_and_counters_may_be_moved_as_long_as_their_order_stays() {
+    let mut world = World::new();
+    let token = world.create("a", 1);
+    world.ping("b", token);
+    let later = Duration::from_secs(30 * 24 * 3600);
+    let mut moved = world.clone();
+    moved.now = moved.now + later;
+    moved.arbiter.each_instant(|at| *at = *at + later);
+    moved.arbiter.each_counter(|_, counter| *counter += 1000);
+    moved.seen.values_mut().for_each(|seen| *seen += 1000);
+    assert_ne!(moved.arbiter, world.arbiter);
+    for world in [&mut world, &mut moved] {
+        world.now = world.now + WITNESS_TOKEN_AGE;
+        assert_eq!(world.claim("b", token), Verdict::Won);
+        assert_eq!(world.claim("a", token), lost_to("b"));
+        world.now = world.now + WITNESS_TOKEN_AGE + Duration::from_secs(1);
+        assert_eq!(world.ping("a", token), TokenState::Unknown);
+    }
+    moved.arbiter.each_instant(|at| *at = Instant::ZERO + at.since(Instant::ZERO + later));
+    moved.arbiter.each_counter(|_, counter| *counter -= 1000);
+    assert_eq!(moved.arbiter, world.arbiter);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Create { node: usize, nonce: u8 },

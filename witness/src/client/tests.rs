@@ -476,6 +476,42 @@ fn a_refusal_is_told_once_and_is_not_an_answer() {
 }
 
 #[test]
+fn times_and_numbers_may_be_moved_as_long_as_their_order_stays() {
+    let mut world = World::new(1);
+    world.pass(ms(1000));
+    let plain = world.client.clone();
+    let later = ms(1 << 20);
+    let mut moved = plain.clone();
+    moved.each_instant(|at| *at = *at + later);
+    moved.each_attempt(|attempt| *attempt += 7);
+    moved.each_request(|request| *request += 70);
+    moved.each_counter(|_, seen| *seen += 700);
+    assert_ne!(moved, plain);
+    // Both lose the connection and connect again: the same is done later, with other numbers.
+    let actions = |mut client: Client, now: Instant, attempt: u64| {
+        client.handle_lost(now, attempt);
+        client.handle_connected(now, attempt + 1);
+        let at = client.next_deadline().map(|at| at.since(now));
+        let actions: Vec<Action> = std::iter::from_fn(|| client.poll_action()).collect();
+        (at, actions)
+    };
+    let (attempt, _) = world.up.expect("a connection");
+    let (at, plain) = actions(plain, world.now, attempt);
+    let (moved_at, moved) = actions(moved, world.now + later, attempt + 7);
+    assert_eq!(at, moved_at);
+    let [Action::Dial { attempt: one, .. }, Action::Send { request, .. }] = &plain[..] else {
+        panic!("{plain:?}");
+    };
+    let [Action::Dial { attempt: other, .. }, Action::Send { request: again, .. }] = &moved[..]
+    else {
+        panic!("{moved:?}");
+    };
+    assert_eq!(one + 7, *other);
+    assert_eq!(request.seen_counter + 700, again.seen_counter);
+    assert_eq!((request.id, &request.question), (again.id, &again.question));
+}
+
+#[test]
 fn without_witnesses_there_is_nothing_to_do() {
     let mut world = World::new(0);
     let token = TokenAt { witness: name("w0"), token: WitnessToken([1; 16]) };

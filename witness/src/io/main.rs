@@ -158,8 +158,8 @@ async fn serve(config: &WitnessConfig, mut signals: Signals) -> anyhow::Result<T
     let identity = config_file::load_identity(config)?;
     config_file::check_folder(config)?;
     allow_many_files();
-    let nodes = tcp::listen(config.address)
-        .with_context(|| format!("witness.address: cannot listen on {}", config.address))?;
+    let nodes = tcp::listen(config.listen)
+        .with_context(|| format!("witness.listen: cannot listen on {}", config.listen))?;
     let page = match config.metrics {
         None => None,
         Some(address) => Some(
@@ -179,7 +179,7 @@ async fn serve(config: &WitnessConfig, mut signals: Signals) -> anyhow::Result<T
     spawn_local(server.clone().look_after());
     spawn_local(look_at_terms(identity));
     let accepting = spawn_local(server.clone().accept(nodes));
-    let (pid, address) = (std::process::id(), config.address);
+    let (pid, address) = (std::process::id(), config.listen);
     info!(version = env!("CARGO_PKG_VERSION"), pid, %address, "witness {} runs", config.name);
     let _ = sd_notify::notify(false, &[NotifyState::Ready]);
     let cause = tokio::select! {
