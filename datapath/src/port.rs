@@ -89,8 +89,9 @@ pub enum VolumeCommand {
         granule_bytes: u32,
     },
     /// A node that serves alone gets a target, which is made equal while hosts are served
-    /// (PROTOCOL 2.8.2 steps 4 and 5). Sent after this node's data is flushed (F6) and the target's
-    /// record says Target (F5), whatever the scope: writes of hosts go there from now on. The gate
+    /// (PROTOCOL 2.8.2 steps 4 and 5). Sent after this node's data is flushed (F6), the target's
+    /// record says Target (F5) and its volume has its `Compare`, whatever the scope: writes of hosts
+    /// go there from now on. The gate
     /// is the new session's from here on. Answered by `Compared`, after which nothing is answered
     /// that the target does not have.
     Attach {

@@ -15,7 +15,8 @@
 //! their regions dirty again. A region that was overtaken like that a few times is *held*: its copy
 //! keeps the lock until the target has acknowledged it, so that the passes end under any load. When
 //! few regions are left the *last* step begins: every copy is held, and nothing is answered that
-//! the target does not have.
+//! the target does not have. One copy is held at a time: writes of hosts wait for it, and for no
+//! longer than T_io, however slow the link is.
 
 mod regions;
 
@@ -236,10 +237,15 @@ impl Resync {
         let under_way = |region: u64| {
             copies.values().any(|copy| copy.region == region && (!reread || copy.began.is_none()))
         };
-        let region = self.regions.next_dirty(under_way)?;
-        let tries = self.tries.get(&region).copied().unwrap_or(0);
-        let held = self.step == Step::Last || tries >= TRIES_MAX;
-        Some((self.regions.range(region), held))
+        let (tries, last) = (&self.tries, self.step == Step::Last);
+        let is_held = |region| last || tries.get(&region).is_some_and(|tries| *tries >= TRIES_MAX);
+        let one_is_held = copies.values().any(|copy| copy.held);
+        if last && one_is_held {
+            return None;
+        }
+        let waits = |region| under_way(region) || (one_is_held && is_held(region));
+        let region = self.regions.next_dirty(waits)?;
+        Some((self.regions.range(region), is_held(region)))
     }
 
     /// That region waits for its lock.
@@ -386,13 +392,13 @@ impl Resync {
     }
 
     /// Copies that wait for a disk or for the target: since when, and how much longer than T_io
-    /// they may.
+    /// they may. For one that is not held any word of the target is progress.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = (u64, Instant, Duration)> {
         self.copies.iter().filter_map(|(id, copy)| {
             let began = copy.began?;
             let since = match self.waits_for(*id) {
-                WaitsFor::Target => began.max(self.heard),
-                WaitsFor::Lock | WaitsFor::Read => began,
+                WaitsFor::Target if !copy.held => began.max(self.heard),
+                WaitsFor::Target | WaitsFor::Lock | WaitsFor::Read => began,
             };
             Some((*id, since, copy.patience))
         })

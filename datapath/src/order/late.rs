@@ -98,14 +98,14 @@ impl Mirror {
             let patience = self.reads[*slot].patience;
             Waiting { what: What::Read, since: *since, patience }
         });
-        let copies = self.resync().into_iter().flat_map(|resync| resync.waiting());
-        let copies =
-            copies.map(|(id, since, patience)| Waiting { what: What::Copy(id), since, patience });
-        writes
-            .chain(flush)
-            .chain(read)
-            .chain(copies)
-            .min_by_key(|waiting| waiting.since + waiting.patience)
+        let first = earliest(writes.chain(flush).chain(read));
+        let Some(resync) = self.resync() else { return first };
+        let copies = resync.waiting().map(|(id, since, patience)| Waiting {
+            what: What::Copy(id),
+            since,
+            patience,
+        });
+        earliest(first.into_iter().chain(copies))
     }
 
     /// Which copy a write or the copy of a region waits for: one that waits for its range waits
@@ -138,4 +138,8 @@ impl Mirror {
         };
         self.locks.oldest_before(lock?)
     }
+}
+
+fn earliest(waiting: impl Iterator<Item = Waiting>) -> Option<Waiting> {
+    waiting.min_by_key(|waiting| waiting.since + waiting.patience)
 }

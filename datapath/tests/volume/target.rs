@@ -240,6 +240,66 @@ fn a_write_of_too_many_parts_is_copied_instead() {
     assert_eq!(bench.replies, [(1000, Completion::Done)]);
 }
 
+/// There is an end however often a host writes.
+#[test]
+fn a_region_that_is_overtaken_again_and_again_is_held() {
+    let mut bench = Bench::with_target(7, Scope::Everything);
+    let mut copies = Vec::new();
+    bench.take(&mut copies);
+    assert_eq!(copies.len(), 7, "too many for the last step");
+    let mut copy = copies[0];
+    for tag in 1..=2 {
+        let (id, region, io) = copy;
+        assert_eq!(region, 0);
+        let mut again = Vec::new();
+        bench.region_read(io, &mut again);
+        bench.ask(tag, write(0, 8));
+        bench.complete(bench.submitted[0].0, Ok(IoDone::Done));
+        assert_eq!(bench.replies, [(tag, Completion::Done)]);
+        bench.region_equal(id, &mut again);
+        copy = again[0];
+    }
+    let (id, _, io) = copy;
+    bench.region_read(io, &mut Vec::new());
+    bench.ask(3, write(0, 8));
+    assert!(bench.submitted.is_empty(), "the copy has the range");
+    bench.region_equal(id, &mut Vec::new());
+    assert_eq!((bench.repls().len(), bench.submitted.len()), (1, 1));
+}
+
+/// The gate of the session before is not the gate of the one that begins.
+#[test]
+fn a_read_under_way_when_a_target_comes_is_read_again() {
+    let mut bench = Bench::of_size(8 * REGION_BYTES);
+    bench.enter_solo(SESSION);
+    bench.ask(1, read(0, 8));
+    let io = bench.submitted[0].0;
+    bench.attach(Scope::Nothing);
+    bench.complete(io, Ok(IoDone::Data(Bytes::from(vec![0; 4096]))));
+    assert!(bench.replies.is_empty(), "I9");
+    bench.turn();
+    bench.complete_it();
+    assert!(matches!(bench.replies.as_slice(), [(1, Completion::Data(_))]));
+}
+
+#[test]
+fn one_copy_is_held_at_a_time_and_not_for_longer_than_t_io() {
+    let mut bench = Bench::with_target(3, Scope::Everything);
+    let mut copies = Vec::new();
+    bench.take(&mut copies);
+    let [(_, region, io)] = copies[..] else { panic!("one at a time: {copies:?}") };
+    bench.region_read(io, &mut copies);
+    bench.ask(1, write(region * REGION_BLOCKS, 8));
+    assert!(bench.submitted.is_empty());
+    let deadline = bench.volume.next_deadline().expect("the target has it");
+    assert!(deadline < bench.now + IO_TIMEOUT + Duration::from_millis(100));
+    bench.now = deadline;
+    bench.turn();
+    assert!(matches!(bench.reports[..], [.., VolumeReport::PeerStuck { session: NEXT, .. }]));
+    bench.command(VolumeCommand::Detach { session: NEXT });
+    assert_eq!(bench.submitted.len(), 1, "the write goes on");
+}
+
 #[test]
 fn when_few_regions_are_left_everything_needs_both() {
     let mut bench = Bench::with_target(10, Scope::Everything);

@@ -12,12 +12,14 @@ use rand_chacha::ChaCha8Rng;
 
 pub(super) struct Disk {
     pub(super) image: Vec<u8>,
+    /// How many of its operations take long.
+    slow: f64,
     under_way: BTreeMap<IoId, (Instant, IoOperation)>,
 }
 
 impl Disk {
-    pub(super) fn new(image: Vec<u8>) -> Self {
-        Self { image, under_way: BTreeMap::new() }
+    pub(super) fn new(image: Vec<u8>, slow: f64) -> Self {
+        Self { image, slow, under_way: BTreeMap::new() }
     }
 
     /// Whether it overlaps one that is under way, and one of them writes (W9).
@@ -33,8 +35,8 @@ impl Disk {
         let clash = self.under_way.values().any(|(_, other)| {
             other.range().overlaps(operation.range()) && (changes(other) || changes(&operation))
         });
-        let micros = if rng.random_bool(0.03) {
-            rng.random_range(2_000..20_000)
+        let micros = if rng.random_bool(self.slow) {
+            rng.random_range(2_000..40_000)
         } else {
             rng.random_range(10..1_500)
         };

@@ -222,11 +222,12 @@ fn values(data: &Bytes) -> Vec<Value> {
     data.chunks(BLOCK_BYTES as usize).map(|block| value(block_id(block))).collect()
 }
 
-/// Mostly a few blocks at the border of two regions, so that they meet.
+/// Mostly a few blocks at the border of two regions or near it, so that they meet.
 fn choose_range(rng: &mut ChaCha8Rng) -> ByteRange {
     let blocks_max = REGIONS * REGION_BYTES / BLOCK_BYTES;
     let border = rng.random_range(0..=REGIONS) * REGION_BYTES / BLOCK_BYTES;
-    let first = (border + rng.random_range(0..12)).saturating_sub(8).min(blocks_max - 1);
+    let away = if rng.random_bool(0.5) { 100 } else { 0 };
+    let first = (border + away + rng.random_range(0..12)).saturating_sub(8).min(blocks_max - 1);
     let count = match rng.random_range(0..100) {
         0 => rng.random_range(1_000..5_000),
         _ => rng.random_range(1..10),

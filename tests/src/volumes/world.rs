@@ -69,9 +69,13 @@ fn volume(rules: Rules) -> Volume {
 impl World {
     /// The copy of node 0 is blank, the other one full of what nobody wrote.
     pub(super) fn new(seed: u64, rules: Rules, order: bool) -> Self {
-        let node = |fill| Node {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut node = |fill| Node {
             volume: volume(rules),
-            disk: Disk::new(vec![fill; (REGIONS * REGION_BYTES) as usize]),
+            disk: Disk::new(
+                vec![fill; (REGIONS * REGION_BYTES) as usize],
+                [0.02, 0.05, 0.2][rng.random_range(0..3)],
+            ),
             gate: Gate::CLOSED,
             reports: Vec::new(),
             left: false,
@@ -79,8 +83,8 @@ impl World {
         };
         Self {
             now: Instant::from_nanos(1),
-            rng: ChaCha8Rng::seed_from_u64(seed),
             nodes: [node(0), node(0xee)],
+            rng,
             link: None,
             hosts: Hosts::new(),
             counts: Counts::default(),
