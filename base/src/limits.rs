@@ -143,6 +143,14 @@ pub struct Timers {
     pub hold: Duration,
     /// A host connection that the kernel has not heard of for so long is closed (T_alive).
     pub alive: Duration,
+    /// How far the rate of a clock may be off, in parts per million (rho).
+    pub drift_ppm: u32,
+    /// How much later than the preferred node the other one claims (d_np).
+    pub claim_delay: Duration,
+    /// How much later an unhealthy node claims (d_unhealthy).
+    pub unhealthy_delay: Duration,
+    /// How long a node that was alone looks for a successor when it starts (T_probe).
+    pub probe: Duration,
 }
 
 impl Timers {
@@ -154,12 +162,18 @@ impl Timers {
         io_timeout: Duration::from_secs(2),
         hold: Duration::from_secs(5),
         alive: Duration::from_secs(3),
+        drift_ppm: 2000,
+        claim_delay: Duration::from_millis(30),
+        unhealthy_delay: Duration::from_secs(2),
+        probe: Duration::from_secs(2),
     };
     /// The preset `lan-fast`.
     pub const LAN_FAST: Self = Self {
         grant_interval: Duration::from_millis(20),
         grant_ttl: Duration::from_millis(150),
         suspect_after: Duration::from_millis(130),
+        claim_delay: Duration::from_millis(15),
+        unhealthy_delay: Duration::from_secs(1),
         ..Self::DEFAULT
     };
     /// The preset `metro`.
@@ -167,6 +181,8 @@ impl Timers {
         grant_interval: Duration::from_millis(100),
         grant_ttl: Duration::from_secs(1),
         suspect_after: Duration::from_millis(900),
+        claim_delay: Duration::from_millis(80),
+        unhealthy_delay: Duration::from_secs(3),
         hold: Duration::from_secs(7),
         ..Self::DEFAULT
     };
@@ -175,6 +191,9 @@ impl Timers {
         grant_interval: Duration::from_millis(200),
         grant_ttl: Duration::from_secs(2),
         suspect_after: Duration::from_millis(1800),
+        drift_ppm: 5000,
+        claim_delay: Duration::from_millis(150),
+        unhealthy_delay: Duration::from_secs(5),
         hold: Duration::from_secs(10),
         ..Self::DEFAULT
     };

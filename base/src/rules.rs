@@ -93,11 +93,31 @@ pub enum Rule {
     SeenCounterKept,
     /// I15: only the two nodes of a group touch its token.
     TokenOfItsGroup,
+    /// 2.5.2: a restarted process behaves as if it had granted at its start.
+    PromiseRemembered,
+    /// 2.5: a winner waits until its own promise is over.
+    PromiseKept,
+    /// 2.5.2: a promise outlasts its grant by what clocks may differ.
+    PromiseOutlasts,
+    /// 2.5.3: a grant counts from before its request was sent.
+    GrantFromRequest,
+    /// I7: nothing is granted after the session was left.
+    GrantInSession,
+    /// 2.5.6: where the witness may decide the preferred node, too, reads by a grant.
+    GrantForAll,
+    /// 2.4: an unclean node never goes on alone.
+    UncleanNeverWins,
+    /// F1: a vote is gone from the record before it is sent.
+    GiveDurable,
+    /// 2.3: the number of transfers tells a late GIVE from a new one.
+    TransfersCounted,
+    /// I4: a verdict counts only for the record's token.
+    TokenCompared,
 }
 
 impl Rule {
     /// Every rule, for tests that break one after the other.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 52] = [
         Self::OrderedBeforeApply,
         Self::LockUntilCommit,
         Self::RangeLocked,
@@ -140,6 +160,16 @@ impl Rule {
         Self::RollbackNoticed,
         Self::SeenCounterKept,
         Self::TokenOfItsGroup,
+        Self::PromiseRemembered,
+        Self::PromiseKept,
+        Self::PromiseOutlasts,
+        Self::GrantFromRequest,
+        Self::GrantInSession,
+        Self::GrantForAll,
+        Self::UncleanNeverWins,
+        Self::GiveDurable,
+        Self::TransfersCounted,
+        Self::TokenCompared,
     ];
 }
 

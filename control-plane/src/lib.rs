@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod arbitration;
 pub mod config;
 pub mod pki;
 pub mod polarization;

@@ -4,6 +4,7 @@
 pub mod arbitration;
 pub mod chaos;
 pub mod checkers;
+pub mod model;
 pub mod real;
 pub mod sim;
 pub mod volumes;

@@ -12,7 +12,7 @@ use crate::state_word::StateWord;
 use crate::wire::ControlMessage;
 
 /// A volume of the group.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct GroupVolume {
     /// Its name.
     pub name: VolumeName,
@@ -53,7 +53,7 @@ impl GroupConfig {
 }
 
 /// One thing to make durable.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum DurableStep {
     /// fdatasync of the volume's data.
     SyncData(VolumeIndex),
