@@ -9,10 +9,10 @@ use base::identity::Identity;
 use base::ids::NodeName;
 use base::io::tls::TlsError;
 use base::toml_text::{self, Fault};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 
 /// A witness's configuration, checked, with paths relative to the current folder.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct WitnessConfig {
     /// The TOML file it came from.
     pub file: PathBuf,
@@ -22,8 +22,8 @@ pub struct WitnessConfig {
     pub listen: SocketAddr,
     /// Where it writes what it has done (`events.jsonl`).
     pub data_dir: PathBuf,
-    /// What is logged, as a `tracing` filter.
-    pub log: String,
+    /// What is logged.
+    pub log: Targets,
     /// Its identity, as `stretch pki issue --kind witness` makes it.
     pub tls_dir: PathBuf,
     /// HTTP for metrics; none: not served.
@@ -155,23 +155,24 @@ impl WitnessConfig {
             ConfigError::Form { file: file.to_owned(), line, key, message }
         })?;
         let folder = file.parent().unwrap_or(Path::new(""));
-        let config = Self {
+        let mut config = Self {
             file: file.to_owned(),
             name: parsed.witness.name,
             listen: parsed.witness.listen,
             data_dir: folder.join(parsed.witness.data_dir),
-            log: parsed.witness.log,
+            log: Targets::default(),
             tls_dir: folder.join(parsed.tls.dir),
             metrics: parsed.metrics.listen,
         };
-        config.check().map_err(|(key, problem)| {
+        config.check(&parsed.witness.log).map_err(|(key, problem)| {
             let line = toml_text::line_of(text, key);
             ConfigError::Refused { file: file.to_owned(), line, key, problem: Box::new(problem) }
         })?;
         Ok(config)
     }
 
-    fn check(&self) -> Result<(), (&'static str, Problem)> {
+    /// Takes the filter when everything else can be used.
+    fn check(&mut self, log: &str) -> Result<(), (&'static str, Problem)> {
         let addresses = [("witness.listen", Some(self.listen)), ("metrics.listen", self.metrics)];
         for (key, address) in addresses {
             if let Some(address) = address.filter(|a| a.ip().is_unspecified() || a.port() == 0) {
@@ -181,9 +182,10 @@ impl WitnessConfig {
         if self.metrics == Some(self.listen) {
             return Err(("metrics.listen", Problem::SameAddress(self.listen)));
         }
-        if self.log.trim().is_empty() || EnvFilter::try_new(&self.log).is_err() {
-            return Err(("witness.log", Problem::Log(self.log.clone())));
-        }
+        self.log = match log.parse() {
+            Ok(filter) if !log.trim().is_empty() => filter,
+            _ => return Err(("witness.log", Problem::Log(log.to_owned()))),
+        };
         Ok(())
     }
 }
@@ -211,7 +213,7 @@ listen = \"127.0.0.13:10813\"
         assert_eq!(config.name.as_str(), "w");
         assert_eq!(config.data_dir, Path::new("demo/w"));
         assert_eq!(config.tls_dir, Path::new("demo/pki/w"));
-        assert_eq!(config.log, "info");
+        assert_eq!(config.log, "info".parse().expect("a filter"));
         assert_eq!(config.metrics.map(|address| address.port()), Some(10813));
         let short = GOOD.split("[metrics]").next().expect("a part");
         let config = WitnessConfig::parse(Path::new("witness.toml"), short).expect("good");

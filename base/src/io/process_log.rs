@@ -15,6 +15,9 @@ use std::time::Duration;
 use tracing::error;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::threads::Thread;
 
@@ -38,23 +41,33 @@ struct Log {
 
 /// Opens the log; once per process. `filter` says what of it is wanted.
 pub fn begin(filter: &str) {
-    begin_with(filter, LINES_MAX);
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(open(LINES_MAX))
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .init();
 }
 
-/// As [`begin`], with another bound on lines that wait.
-pub fn begin_with(filter: &str, lines_max: usize) {
+/// As [`begin`], smaller: with another bound on lines that wait, and a filter that needs no regular
+/// expressions.
+pub fn begin_small(filter: Targets, lines_max: usize) {
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(open(lines_max))
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false);
+    tracing_subscriber::registry().with(lines).with(filter).init();
+}
+
+fn open(lines_max: usize) -> NonBlocking {
     let lost = Arc::new(OnceLock::new());
     let outlet = Outlet { to: io::stderr(), lost: lost.clone(), lost_told: 0 };
     let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(lines_max);
     let (lines, guard) = builder.thread_name("log").finish(outlet);
     let _ = lost.set(lines.error_counter());
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
-        .with_writer(lines.clone())
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .init();
-    *OPEN.lock().unwrap_or_else(PoisonError::into_inner) = Some(Log { lines, guard });
+    let log = Log { lines: lines.clone(), guard };
+    *OPEN.lock().unwrap_or_else(PoisonError::into_inner) = Some(log);
+    lines
 }
 
 /// Writes a line that no filter holds back.

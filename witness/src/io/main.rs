@@ -94,7 +94,7 @@ pub fn run(config: &Path, die_with_parent: Option<u32>) -> ExitCode {
             return failure(&error);
         }
     };
-    process_log::begin_with(&config.log, LOG_LINES_MAX);
+    process_log::begin_small(config.log.clone(), LOG_LINES_MAX);
     process_log::end_process_on_panic();
     let result = {
         let tasks = LocalSet::new();
