@@ -200,8 +200,12 @@ impl LateReads {
             held.put_before(self.end(rules));
         }
         let open = self.left.is_some() && gate.usable(now);
-        held.put_before(self.answer(gate, open, (rules, out)));
-        let Some(left) = &mut self.left else { return };
+        let again = self.answer(gate, open, (rules, out));
+        let Some(left) = &mut self.left else { return held.put_before(again) };
+        if !again.is_empty() {
+            left.seen = 0;
+            held.put_before(again);
+        }
         if !open {
             left.seen = 0;
             return;

@@ -511,7 +511,14 @@ impl Volume {
                 mirror.admit(now, gate, arrival, &mut self.out);
             }
         }
-        self.held.put_before(held);
+        if admits {
+            // Reads of the gate before are asked again under this one; nothing else may wake us.
+            for arrival in held {
+                mirror.admit(now, gate, arrival, &mut self.out);
+            }
+        } else {
+            self.held.put_before(held);
+        }
         if !self.failed {
             self.copy_on(now, session);
         }

@@ -172,7 +172,9 @@ impl World {
         let until = self.now + Duration::from_secs(20);
         while !done(self) {
             if !self.step(until)? {
-                return Err(Finding::new(FindingKind::Stuck, format!("no end of: {what}")));
+                let left = self.nodes.each_ref().map(|node| node.volume.queues());
+                let text = format!("no end of: {what}; left: {left:?}");
+                return Err(Finding::new(FindingKind::Stuck, text));
             }
         }
         Ok(())
