@@ -482,6 +482,9 @@ fn allow_many_files() {
     setrlimit(Resource::Nofile, Rlimit { current, ..limit }).expect("below the hard limit");
 }
 
+/// A witness's own memory without pairs and connections, at most.
+const OWN_KIB: u64 = 2048;
+
 /// What a witness costs with so many pairs, both nodes of each connected and pinging; returns what
 /// is too much.
 fn cost(pairs: usize, seconds: u64) -> Vec<String> {
@@ -518,11 +521,13 @@ fn cost(pairs: usize, seconds: u64) -> Vec<String> {
     let pings = round as f64 * connections.len() as f64 / slices as f64;
     let wanted = took.as_secs_f64() / 0.3 * connections.len() as f64;
     let kib = setup.witness.memory_kib();
-    let bound_kib = 8192 + pairs as u64 + 40 * connections.len() as u64;
+    let own_kib = setup.witness.own_memory_kib();
+    let parts_kib = pairs as u64 + 40 * connections.len() as u64;
+    let bound_kib = 8192 + parts_kib;
     let share = used.as_secs_f64() / took.as_secs_f64() * 100.0;
     let each = (kib - empty_kib) as f64 / connections.len() as f64;
     println!(
-        "{pairs} pairs, {} connections: {kib} KiB of {bound_kib} ({empty_kib} without any, \
+        "{pairs} pairs, {} connections: {kib} KiB of {bound_kib} ({own_kib} its own, {empty_kib} without any, \
          {each:.1} for each connection), {share:.1} % of one core, {:.0} pings/s of {:.0}, {:.1} us each",
         connections.len(),
         pings / took.as_secs_f64(),
@@ -535,7 +540,14 @@ fn cost(pairs: usize, seconds: u64) -> Vec<String> {
     if !witness_program().to_string_lossy().contains("/release/") {
         return Vec::new();
     }
+    let own_bound_kib = OWN_KIB + parts_kib;
+    let own = (own_kib <= own_bound_kib, format!("{own_kib} KiB its own, {own_bound_kib} allowed"));
+    if !soak(false, true) {
+        // What a busy machine does not change.
+        return Some(own).into_iter().filter(|(good, _)| !good).map(|(_, text)| text).collect();
+    }
     let bounds = [
+        own,
         (kib <= bound_kib, format!("{pairs} pairs: {kib} KiB, {bound_kib} allowed")),
         (share < 15.0, format!("{pairs} pairs: {share:.1} % of one core")),
         (pings > 0.95 * wanted, format!("{pairs} pairs: the load came late, {pings} of {wanted}")),

@@ -163,8 +163,21 @@ impl Witness {
     /// # Panics
     /// If it does not run.
     pub fn memory_kib(&self) -> u64 {
+        self.status_kib("VmRSS:")
+    }
+
+    /// Of [`Self::memory_kib`] what is its own: the rest are pages of programs and libraries that
+    /// the system has in memory anyhow, and shows as it has read them.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn own_memory_kib(&self) -> u64 {
+        self.status_kib("RssAnon:")
+    }
+
+    fn status_kib(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
