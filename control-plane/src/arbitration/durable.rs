@@ -35,6 +35,8 @@ pub(super) enum Purpose {
     Won,
     /// F4.
     Solo,
+    /// A winner that was stopped serves again.
+    Open,
     /// The winner makes the next session: its record, and F6.
     JoinSource,
     /// F5 at the target.
@@ -209,6 +211,7 @@ impl Group {
             Purpose::Take(back) => self.take_done(*back),
             Purpose::Won => self.won_done(),
             Purpose::Solo => self.solo_is_durable(),
+            Purpose::Open => self.open_alone(),
             Purpose::Failure => self.failure_recorded(),
             Purpose::Clean => self.clean_done(),
             Purpose::JoinSource

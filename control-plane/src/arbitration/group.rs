@@ -101,6 +101,8 @@ pub struct Group {
     pub(super) left_session: Session,
     /// Volumes that have not answered Leave with Quiet.
     pub(super) unquiet: BTreeSet<VolumeIndex>,
+    /// The session of before was left with nothing uncommitted here, in this process.
+    pub(super) left_equal: bool,
     /// Volumes that do not serve alone yet.
     pub(super) awaiting_solo: BTreeSet<VolumeIndex>,
     /// The volumes serve alone.
@@ -124,7 +126,8 @@ pub struct Group {
     /// The peer lost as much as this node did (dual power loss).
     pub(super) peer_unclean_too: bool,
     pub(super) giving: Option<GiveWish>,
-    pub(super) taking: Option<Give>,
+    /// Received and not yet in the record, oldest first.
+    pub(super) taking: VecDeque<Give>,
     /// Votes that came back: not given again before the peer's situation has changed.
     pub(super) returned: [bool; 2],
     pub(super) claim: Claim,
@@ -177,6 +180,7 @@ impl Group {
             phase: Phase::Idle,
             left_session: Session(0),
             unquiet: BTreeSet::new(),
+            left_equal: false,
             awaiting_solo: BTreeSet::new(),
             is_open_alone: false,
             alone_session: Session(0),
@@ -191,7 +195,7 @@ impl Group {
             has_said_stopped: false,
             peer_unclean_too: false,
             giving: None,
-            taking: None,
+            taking: VecDeque::new(),
             returned: [false, false],
             claim: Claim::None,
             claimed: None,

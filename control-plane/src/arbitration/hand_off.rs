@@ -27,6 +27,8 @@ pub(super) enum HandOff {
     Draining(BTreeSet<VolumeIndex>),
     /// The session is being left, GIVE follows.
     Going,
+    /// The peer has not answered in time: the votes stay here.
+    Unanswered,
 }
 
 /// How far a stop of this node is.
@@ -55,6 +57,7 @@ impl Group {
         }
         match self.state {
             State::Active if self.phase == Phase::Idle => self.ask_hand_off(),
+            State::Deciding if self.has_left() => self.ask_hand_off(),
             State::Active | State::Deciding => {}
             State::Source | State::Target | State::Ready => {
                 let why = format!("{} is being stopped", self.config.node);
@@ -72,13 +75,15 @@ impl Group {
 
     /// U1, U2: is the peer up, and will it go on?
     pub(super) fn ask_hand_off(&mut self) {
-        if self.hand_off != HandOff::No || self.link.is_none() {
+        if self.hand_off != HandOff::No {
             return;
         }
         self.hand_off = HandOff::Asked;
         self.timers.set(Timer::HandOff, self.clock.time + self.timings().io_timeout);
         let session = self.record.session;
-        self.send(Message::HandoffReq { session });
+        if self.link.is_some() {
+            self.send(Message::HandoffReq { session });
+        }
     }
 
     /// Whether this node will go on with the peer's votes.
@@ -135,11 +140,18 @@ impl Group {
         if self.hand_off == HandOff::No {
             return;
         }
-        if self.is_stopping() {
-            self.go("the peer has not taken the votes in time");
-        } else {
+        if !self.is_stopping() {
             self.hand_off = HandOff::No;
+            return;
         }
+        self.hand_off = HandOff::Unanswered;
+        self.leave("it is being stopped, and the peer has not taken its votes in time");
+        self.decide();
+    }
+
+    /// Whether all votes may be given: the peer has said that it goes on.
+    pub(super) fn has_hand_off(&self) -> bool {
+        self.hand_off == HandOff::Going
     }
 
     /// Everything of the session is over: what is here becomes durable, then the record says so.
@@ -171,10 +183,7 @@ impl Group {
     /// Alone: nobody is served from here on.
     fn leave_solo(&mut self) {
         self.is_open_alone = false;
-        let session = self.alone_session;
-        self.left_session = session;
-        self.unquiet = self.all_volumes();
-        self.tell_all(&VolumeCommand::Leave { session });
+        self.tell_leave(self.alone_session);
     }
 
     fn submit_clean(&mut self) {
@@ -188,7 +197,8 @@ impl Group {
             job.header(volume, VolumeHeader { round: header.round + 1, ..header });
         }
         let mut record = self.record.clone();
-        record.clean = true;
+        // A node that was alone until now has changed its copy, or has said so at F4.
+        record.clean = self.left_equal || record.state == RecordState::Solo;
         if record.state == RecordState::Active {
             record.state = RecordState::Stopped;
         }
@@ -219,7 +229,7 @@ impl Group {
         self.link = None;
         self.timers = TimerTable::EMPTY;
         self.giving = None;
-        self.taking = None;
+        self.taking.clear();
         self.transition(State::Stopped, "stopped");
         self.actions.push_back(Action::Stopped);
     }

@@ -6,9 +6,10 @@
 use super::group::{Group, Phase};
 use super::message::{Hello, Message};
 use super::state::State;
-use super::table::{Verdict, mismatch, verdict};
+use super::table::{Verdict, mismatch, scope, verdict};
 use crate::record::{Continuity, RecordState};
 use crate::wire::VolumeHello;
+use datapath::port::Scope;
 
 impl Group {
     /// Part of `settle`: HELLO goes out when there is something new to say.
@@ -106,18 +107,37 @@ impl Group {
         if link.is_judged || self.phase != Phase::Idle || self.job.is_some() {
             return;
         }
-        if self.giving.is_some() || self.taking.is_some() {
+        if self.giving.is_some() || !self.taking.is_empty() {
             return;
         }
         link.is_judged = true;
         let (mine, peer) = (mine.clone(), peer.clone());
-        let names: Vec<_> = self.config.volumes.iter().map(|v| v.name.clone()).collect();
-        let verdict = match mismatch(&mine, &peer, &names) {
-            Some(reason) => Verdict::Refuse(reason),
-            None => verdict(&mine, &peer, self.config.rules),
-        };
+        let verdict = self.verdict(&mine, &peer);
         self.give_again();
         self.obey(verdict, &peer);
+    }
+
+    fn verdict(&self, mine: &Hello, peer: &Hello) -> Verdict {
+        let names: Vec<_> = self.config.volumes.iter().map(|v| v.name.clone()).collect();
+        match mismatch(mine, peer, &names) {
+            Some(reason) => Verdict::Refuse(reason),
+            None => verdict(mine, peer, self.config.rules),
+        }
+    }
+
+    /// Whether the peer may make this node its target, and what it has to copy at least.
+    pub(super) fn scope_as_target(&self) -> Option<Scope> {
+        let (mine, peer) = (self.hello(), self.peer_hello()?);
+        (self.verdict(&mine, peer) == Verdict::AwaitSource).then(|| scope(peer, &mine))
+    }
+
+    /// The peer will make no session with this node: said of HELLOs, outside of any session.
+    pub(super) fn on_refused(&mut self, reason: &str) {
+        if self.has_left() {
+            self.become_broken(reason);
+        } else {
+            self.out_of_turn("REFUSE after the join began");
+        }
     }
 
     fn obey(&mut self, verdict: Verdict, peer: &Hello) {

@@ -13,6 +13,7 @@ use datapath::port::VolumeCommand;
 
 use super::claim::Claim;
 use super::group::{Group, Phase};
+use super::hand_off::HandOff;
 use super::message::Message;
 use super::state::State;
 use super::timers::Timer;
@@ -48,11 +49,9 @@ impl Group {
     pub(super) fn start_leaving(&mut self, session: Session, why: &str) {
         self.phase =
             Phase::Leaving(Leaving { session, unleft: self.all_volumes(), why: why.to_owned() });
-        self.left_session = session;
-        self.unquiet = self.all_volumes();
-        self.timers.set(Timer::Quiet, self.clock.time + self.timings().io_timeout);
+        self.left_equal = self.state == State::Active;
         self.limit_hold();
-        self.tell_all(&VolumeCommand::Leave { session });
+        self.tell_leave(session);
         let to = match self.state {
             State::Active | State::Source | State::Ready => Some(State::Deciding),
             State::Target => Some(State::Limbo),
@@ -63,6 +62,14 @@ impl Group {
         }
     }
 
+    /// The volumes answer `Left`, then `Quiet`.
+    pub(super) fn tell_leave(&mut self, session: Session) {
+        self.left_session = session;
+        self.unquiet = self.all_volumes();
+        self.timers.set(Timer::Quiet, self.clock.time + self.timings().io_timeout);
+        self.tell_all(&VolumeCommand::Leave { session });
+    }
+
     /// Requests are held from now on, for T_hold (L5).
     pub(super) fn limit_hold(&mut self) {
         if !self.timers.is_set(Timer::Hold) && !self.discarded {
@@ -70,11 +77,13 @@ impl Group {
         }
     }
 
-    pub(super) fn on_left(&mut self, volume: VolumeIndex, session: Session) {
+    pub(super) fn on_left(&mut self, volume: VolumeIndex, session: Session, equal: bool) {
         let Phase::Leaving(leaving) = &mut self.phase else { return };
         if leaving.session != session {
             return;
         }
+        // With nothing uncommitted at both nodes the copies are the same.
+        self.left_equal &= equal;
         leaving.unleft.remove(&volume);
         if !leaving.unleft.is_empty() {
             return;
@@ -113,8 +122,13 @@ impl Group {
         if self.state != State::Deciding || !self.has_left() {
             return;
         }
-        if self.failure.is_some() || self.is_handing_off() {
+        if self.failure.is_some() || self.has_hand_off() {
             self.give_up("it hands its votes off");
+        } else if self.is_stopping() && !self.has_answered_handoff {
+            // HANDOFF_OK, or the end of the wait for it.
+            if self.hand_off == HandOff::Unanswered {
+                self.fence("it is being stopped");
+            }
         } else if self.votes() >= 2 {
             self.await_promise();
         } else if !self.may_claim() {

@@ -50,7 +50,7 @@ impl Group {
             && self.phase == Phase::Idle
             && self.link.is_some()
             && self.giving.is_none()
-            && self.taking.is_none()
+            && self.taking.is_empty()
             && self.job.is_none()
             && !self.is_handing_off()
             && !self.has_answered_handoff

@@ -25,6 +25,7 @@ impl Group {
             self.settle_gate();
             self.settle_stopped();
             self.settle_hello();
+            self.submit_open();
             self.settle_record();
             self.settle_gate();
             self.settle_ask();
@@ -40,7 +41,7 @@ impl Group {
         if self.submit_failure() || self.submit_won() {
             return;
         }
-        if self.taking.is_some() {
+        if !self.taking.is_empty() {
             self.submit_take();
         }
         if self.job.is_none()
@@ -138,7 +139,7 @@ impl Group {
             | Message::SyncDoneAck { session }
             | Message::AaGo { session }
             | Message::AaGoAck { session } => self.on_join_message(message, session),
-            Message::Refuse { reason } => self.become_broken(&reason),
+            Message::Refuse { reason } => self.on_refused(&reason),
         }
     }
 
@@ -178,7 +179,9 @@ impl Group {
                 }
             }
             VolumeReport::Progress(_) => self.note_progress(),
-            VolumeReport::Left { session, .. } => self.on_left(volume, session),
+            VolumeReport::Left { session, uncommitted } => {
+                self.on_left(volume, session, uncommitted.is_empty());
+            }
             VolumeReport::Quiet { session } => self.on_quiet(volume, session),
             VolumeReport::Drained { session } => self.on_drained(volume, session),
             VolumeReport::PeerStuck { session, waited_ms } => {

@@ -85,8 +85,9 @@ impl Group {
         record.by_reset = false;
         record.session_boot_id = record.boot_id;
         // A node that is being stopped serves nobody any more: what it holds stays as it is.
-        record.clean = self.is_stopping();
-        record.solo_io_count = u64::from(!self.is_stopping());
+        let untouched = self.is_stopping() && self.left_equal;
+        record.clean = untouched;
+        record.solo_io_count = u64::from(!untouched);
         job.record(record);
     }
 
@@ -141,9 +142,36 @@ impl Group {
 
     /// A volume serves alone.
     pub(super) fn on_entered_solo(&mut self, volume: base::ids::VolumeIndex) {
-        if self.awaiting_solo.remove(&volume) && self.awaiting_solo.is_empty() {
-            self.is_open_alone = true;
+        self.awaiting_solo.remove(&volume);
+        self.open_alone();
+    }
+
+    /// Hosts are served when the volumes are ready and the record says that they may have been.
+    pub(super) fn open_alone(&mut self) {
+        let alone = matches!(self.state, State::Solo | State::Source);
+        if alone && self.awaiting_solo.is_empty() && self.record.solo_io_count > 0 {
+            self.is_open_alone = !self.is_stopping();
             self.timers.clear(Timer::Hold);
+        }
+    }
+
+    /// Part of `settle`, after a join had its chance: a winner that was stopped with equal copies
+    /// serves again. From here on they may differ.
+    pub(super) fn submit_open(&mut self) {
+        let due = self.state == State::Solo
+            && self.phase == Phase::Idle
+            && self.job.is_none()
+            && self.awaiting_solo.is_empty()
+            && self.record.solo_io_count == 0
+            && self.failure.is_none()
+            && !self.is_stopping();
+        if due {
+            let mut record = self.record.clone();
+            record.solo_io_count = 1;
+            record.clean = false;
+            let mut job = Job::new(Purpose::Open);
+            job.record(record);
+            self.submit(job);
         }
     }
 

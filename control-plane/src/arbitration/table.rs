@@ -5,6 +5,7 @@
 //! Invariants: I5, I11, I12, I13.
 
 use base::ids::{NodeName, VolumeName};
+use base::limits::{BLOCK_BYTES, GRANULE_BYTES_MAX};
 use base::rules::{Rule, Rules};
 use datapath::port::Scope;
 
@@ -210,7 +211,7 @@ fn nobody(me: &Hello, peer: &Hello) -> Verdict {
 }
 
 /// What the join has to make equal, and how; `me` is alone.
-fn scope(me: &Hello, target: &Hello) -> Scope {
+pub(super) fn scope(me: &Hello, target: &Hello) -> Scope {
     if target.io_failed {
         return Scope::Rewrite;
     }
@@ -230,6 +231,20 @@ fn scope(me: &Hello, target: &Hello) -> Scope {
     }
 }
 
+/// Numbers that two nodes count up together stay below this: no honest one comes near.
+pub(super) const NUMBER_MAX: u64 = 1 << 62;
+
+fn has_absurd_numbers(hello: &Hello) -> bool {
+    let rounds = hello.volumes.iter().any(|v| v.round.max(v.peer_round) >= NUMBER_MAX);
+    let transfers = hello.votes.iter().any(|vote| vote.transfers >= NUMBER_MAX);
+    rounds || transfers || hello.session.0.max(hello.session_seen.0) >= NUMBER_MAX
+}
+
+/// Whether ranges can be locked in such units.
+fn is_lock_unit(bytes: u32) -> bool {
+    bytes.is_power_of_two() && (BLOCK_BYTES..=GRANULE_BYTES_MAX).contains(&u64::from(bytes))
+}
+
 /// Why the two can never make a session whatever happened to them; `None` if they can.
 pub(super) fn mismatch(x: &Hello, y: &Hello, names: &[VolumeName]) -> Option<String> {
     let (a, b): (&NodeName, &NodeName) = (&x.node, &y.node);
@@ -242,6 +257,9 @@ pub(super) fn mismatch(x: &Hello, y: &Hello, names: &[VolumeName]) -> Option<Str
     if x.volumes.len() != y.volumes.len() || x.volumes.len() != names.len() {
         return Some(format!("{a} and {b} have different numbers of volumes"));
     }
+    if [x, y].into_iter().any(has_absurd_numbers) {
+        return Some("a session, round or transfer number is out of range".to_owned());
+    }
     if x.state == RecordState::Virgin && y.state == RecordState::Virgin && x.source && y.source {
         return Some(format!("{a} and {b} were both initialised with --source"));
     }
@@ -251,6 +269,9 @@ pub(super) fn mismatch(x: &Hello, y: &Hello, names: &[VolumeName]) -> Option<Str
         };
         if (v.volume_id, v.size, v.trim_zeroes) != (w.volume_id, w.size, w.trim_zeroes) {
             return Some(format!("volume {name} is not the same at {a} and {b}"));
+        }
+        if [v, w].into_iter().any(|volume| !is_lock_unit(volume.granule_bytes)) {
+            return Some(format!("volume {name} is to be locked in impossible units"));
         }
         if v.disk_id == w.disk_id
             || foreign(v.peer_disk_id, w.disk_id)

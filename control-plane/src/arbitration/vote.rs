@@ -13,7 +13,11 @@ use super::durable::{Job, Purpose};
 use super::group::{Group, Phase};
 use super::message::{Give, GiveFrom, Message};
 use super::state::State;
+use super::table::NUMBER_MAX;
 use crate::record::{Continuity, NodeRecord, RecordState};
+
+/// GIVEs that wait for the record, at most: a node has three of its own to send.
+const TAKING_MAX: usize = 4;
 
 /// Who needs whom to go on alone; derived from votes, never stored.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -187,10 +191,15 @@ impl Group {
         if give.session != self.record.session {
             return;
         }
+        let absurd = give.votes.iter().flatten().any(|transfers| *transfers >= NUMBER_MAX);
+        if absurd || self.taking.len() == TAKING_MAX {
+            self.out_of_turn("more votes than there are, or moved impossibly often");
+            return;
+        }
         if give.stopped {
             self.note_stopped(give.continuity, give.by_reset);
         }
-        self.taking = Some(give);
+        self.taking.push_back(give);
     }
 
     /// The peer serves nothing any more in this session: no promise binds this node to it.
@@ -224,7 +233,10 @@ impl Group {
 
     /// Part of `settle`, while the record may be written: F2.
     pub(super) fn submit_take(&mut self) {
-        let Some(give) = self.taking.take() else { return };
+        if self.state == State::Ready && !(self.phase == Phase::Idle && self.is_quiet()) {
+            return;
+        }
+        let Some(give) = self.taking.pop_front() else { return };
         if give.session != self.record.session || self.record.continuity == Continuity::Amnesia {
             return;
         }
@@ -265,8 +277,9 @@ impl Group {
         }
         let goes_solo = self.state == State::Ready && count(&record) >= 2;
         let mut job = Job::new(Purpose::Take(Box::new(back)));
-        if goes_solo && self.phase == Phase::Idle {
-            // Votes and Solo in one record write (2.4).
+        if goes_solo {
+            // Votes and Solo in one record write (2.4); the giver reads nothing any more.
+            self.peer_stopped = true;
             self.fill_solo(&mut job, record);
         } else {
             job.record(record);
@@ -297,6 +310,7 @@ impl Group {
             State::Ready => {
                 self.record.continuity <= Continuity::ProcessRestart
                     && give.from == GiveFrom::Active
+                    && give.stopped
             }
             State::Active | State::Starting | State::Deciding | State::Fenced | State::Limbo => {
                 self.is_eligible() && !refuses

@@ -28,6 +28,13 @@ impl World {
         if alone(0) && alone(1) {
             return Some("I2: both nodes are alone".to_owned());
         }
+        if let (Volume::Member(s), Volume::Member(t)) = (x.volume, y.volume)
+            && s == t
+            && !self.half_written
+            && x.disk.value != y.disk.value
+        {
+            return Some("D4: two members of a session with different copies".to_owned());
+        }
         for side in [0, 1] {
             let node = &self.nodes[side];
             let before_copy = matches!(node.volume, Volume::Alone(_) | Volume::Source(_, false));

@@ -43,7 +43,7 @@ pub const QUICK: [(&str, Budget); 17] = [
 ];
 
 /// Larger ones, by hand.
-pub const DEEP: [(&str, Budget); 12] = [
+pub const DEEP: [(&str, Budget); 13] = [
     ("break_twice", Budget { breaks: 2, ..NOTHING }),
     ("break_power", Budget { breaks: 1, powers: 1, ..NOTHING }),
     ("break_crash", Budget { breaks: 1, crashes: 1, ..NOTHING }),
@@ -54,6 +54,7 @@ pub const DEEP: [(&str, Budget); 12] = [
     ("power_write", Budget { powers: 1, writes: 1, ..NOTHING }),
     ("power_twice", Budget { powers: 2, writes: 1, ..NOTHING }),
     ("stop_crash", Budget { stops: 1, crashes: 1, ..NOTHING }),
+    ("stop_write", Budget { stops: 2, writes: 1, ..NOTHING }),
     ("grants_break", Budget { timed: true, breaks: 1, ..NOTHING }),
     ("grants_crash", Budget { timed: true, crashes: 1, ..NOTHING }),
 ];

@@ -325,6 +325,7 @@ impl World {
             Step::Write(side) => self.write(side),
             Step::HalfWrite(_, reaches) => {
                 self.nodes[reaches].disk.value = Some(self.next_value);
+                self.half_written = true;
                 self.next_value += 1;
                 self.break_link();
             }

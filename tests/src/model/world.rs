@@ -11,6 +11,7 @@ use base::ids::{
     Ticket, VolumeId, VolumeIndex, WitnessToken,
 };
 use base::limits::Timers;
+use base::range::ByteRange;
 use base::rules::Rules;
 use base::time::Duration;
 use control_plane::arbitration::renumber::{NOW, Renumber};
@@ -152,6 +153,8 @@ pub struct World {
     pub next_token: u8,
     /// What may still go wrong.
     pub budget: Budget,
+    /// A write was under way when the connection broke.
+    pub half_written: bool,
     /// By how many ticks the first node's clock is ahead.
     pub skew: u8,
     /// The newest value that a host knows to be written.
@@ -289,6 +292,7 @@ impl World {
             tokens: Vec::new(),
             next_token: 1,
             budget,
+            half_written: false,
             skew: 0,
             floor: 0,
             next_value: 1,
@@ -479,7 +483,11 @@ impl World {
     pub fn say_report(&mut self, side: Side) {
         let report = self.nodes[side].reports.pop_front().expect("there is one");
         let report = match report {
-            Report::Left(session) => VolumeReport::Left { session, uncommitted: Vec::new() },
+            Report::Left(session) => {
+                let uncommitted =
+                    if self.half_written { vec![ByteRange::between(0, 512)] } else { Vec::new() };
+                VolumeReport::Left { session, uncommitted }
+            }
             Report::Quiet(session) => VolumeReport::Quiet { session },
         };
         self.report(side, report);
@@ -540,6 +548,7 @@ impl World {
             VolumeCommand::Detach { session } => *volume = Volume::Alone(session),
             VolumeCommand::Enter { session, .. } => {
                 *volume = Volume::Member(session);
+                self.half_written = false;
                 self.report(side, VolumeReport::Entered { session });
             }
             VolumeCommand::Drain { session } => {

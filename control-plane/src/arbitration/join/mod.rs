@@ -29,6 +29,7 @@ use super::link::data_nonce;
 use super::message::{Hello, Message};
 use super::port::Action;
 use super::state::State;
+use super::table::NUMBER_MAX;
 use super::timers::Timer;
 use crate::record::{Continuity, RecordState};
 pub(super) use step::Step;
@@ -80,7 +81,7 @@ impl Group {
     pub(super) fn wish_join(&mut self, scope: Scope) {
         let free = self.state == State::Solo
             && self.phase == Phase::Idle
-            && self.is_open_alone
+            && self.awaiting_solo.is_empty()
             && !self.is_handing_off()
             && self.failure.is_none()
             && self.job.is_none()
@@ -117,17 +118,13 @@ impl Group {
 
     /// The peer is alone and begins: this node is its target.
     pub(super) fn on_sync_start(&mut self, session: Session, scope: Scope, seed: u64) {
-        if session <= self.session_seen.max(self.record.session) {
-            self.out_of_turn("SYNC_START of an old session");
+        let known = self.session_seen.max(self.record.session);
+        if session <= known || session.0 >= NUMBER_MAX {
+            self.out_of_turn("SYNC_START of an old or impossible session");
             return;
         }
         if matches!(self.state, State::Solo | State::Source | State::Broken | State::Stopped) {
             self.out_of_turn("SYNC_START to a node that serves, or cannot join");
-            return;
-        }
-        let from_solo = self.peer_hello().is_some_and(|peer| peer.state == RecordState::Solo);
-        if !from_solo {
-            self.out_of_turn("SYNC_START of a node that is not alone");
             return;
         }
         if self.state == State::Active {
@@ -148,9 +145,14 @@ impl Group {
             return;
         }
         let Some((session, scope, seed)) = self.starting.take() else { return };
+        // Of a node that is alone, and copies what this one needs.
+        if self.scope_as_target().is_none_or(|needed| scope < needed) {
+            self.out_of_turn("SYNC_START that does not follow from both HELLOs");
+            return;
+        }
         let Some(peer) = self.peer_hello().cloned() else { return };
         self.giving = None;
-        self.taking = None;
+        self.taking.clear();
         self.session_seen = session;
         let volumes = self.headers.iter().zip(&peer.volumes);
         let rounds = volumes.map(|(v, w)| v.round.max(w.round) + 1).collect();
@@ -355,6 +357,7 @@ impl Group {
         match (step, purpose) {
             (Step::Recording, Purpose::JoinSource) => {
                 let (scope, seed) = (join.scope, join.seed);
+                self.open_alone();
                 self.clear_data_links();
                 self.set_step(Step::AwaitTarget);
                 self.send(Message::SyncStart { session, scope, seed });
@@ -479,9 +482,7 @@ impl Group {
             | Step::TargetEntering => self.start_leaving(session, why),
             Step::AwaitGo => {
                 // READY stays READY (2.4); its volumes leave all the same.
-                self.left_session = session;
-                self.unquiet = self.all_volumes();
-                self.tell_all(&VolumeCommand::Leave { session });
+                self.tell_leave(session);
             }
         }
         if self.record.continuity == Continuity::Amnesia {
